@@ -1,0 +1,1 @@
+"""The protocol of the pool and the ROUTER that speaks it; imports nothing of ours from other rooms."""

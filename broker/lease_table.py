@@ -1,0 +1,482 @@
+"""Who may use which worker, and what is on its way to whom: every decision of the broker, without sockets or clocks.
+
+    actions = table.handle(event, now)
+
+An event is a received message, or the passing of time; an action is a message to send. The router loop turns one into
+the other and decides nothing. Shape after dask.distributed's worker state machine: events in, instructions out.
+
+A worker is *starting* (its supervisor registered it), *ready* (its env process announced itself), *lost* (dead, being
+restarted) or
+*gone* (will not come back). A command to a lost worker is held until the worker is ready again; a death is told
+exactly once, as the answer to the command that was under way, else to the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from zmqcarla.broker import protocol as p
+from zmqcarla.broker.codec import pack
+from zmqcarla.broker.errors import ProtocolVersionError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Received:
+    """A message came from a peer."""
+
+    peer: bytes
+    message: p.Message
+    payloads: Sequence[bytes] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clock:
+    """Time passed; to be given at least once a second."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a peer."""
+
+    peer: bytes
+    message: p.Message
+    payloads: Sequence[bytes] = ()
+
+
+Event = Received | Clock
+
+
+@dataclasses.dataclass(slots=True)
+class _Worker:
+    offer: p.Register
+    supervisor: bytes
+    heard_at: float
+    state: Literal["starting", "ready", "lost", "gone"] = "starting"
+    env_process: bytes = b""
+    pid: int = 0
+    incarnation: int = 0
+    restarts: int = 0
+    lease_id: bytes = b""
+    row: int = -1
+
+    @property
+    def free(self) -> bool:
+        return self.state == "ready" and not self.lease_id
+
+
+@dataclasses.dataclass(slots=True)
+class _Held:
+    """A row's command that waits for its worker to come back."""
+
+    seq: int
+    op: str
+    payload: bytes
+
+
+@dataclasses.dataclass(slots=True)
+class _Row:
+    worker_id: str
+    held: _Held | None = None
+    untold_loss: bytes = b""
+    gone: bytes = b""
+
+
+@dataclasses.dataclass(slots=True)
+class _Pending:
+    """A command that not all rows have answered."""
+
+    client: bytes
+    rows: tuple[int, ...]
+    waiting: set[int]
+    outcomes: dict[int, tuple[str, bytes]]
+
+
+@dataclasses.dataclass(slots=True)
+class _Lease:
+    lease_id: bytes
+    env_id: str
+    rows: list[_Row]
+    ttl_s: float
+    granted_at: float
+    renewed_at: float
+    pending: dict[int, _Pending]
+    commands: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Request:
+    client: bytes
+    message: p.LeaseRequest
+    asked_at: float
+    told_at: float
+
+
+class LeaseTable:
+    """The broker's state machine.
+
+    Args:
+        boot_id: differs in every life of the broker.
+        new_lease_id: makes random lease ids of 16 bytes.
+    """
+
+    def __init__(self, boot_id: bytes, new_lease_id: Callable[[], bytes]) -> None:
+        self._boot_id = boot_id
+        self._new_lease_id = new_lease_id
+        self._workers: dict[str, _Worker] = {}
+        self._leases: dict[bytes, _Lease] = {}
+        self._queue: list[_Request] = []
+        self._handlers: dict[type[p.Message], Callable[[Any, Received, float], Iterator[Send]]] = {
+            p.RowReply: self._row_reply,
+            p.Command: self._command,
+            p.Renew: self._renew,
+            p.Heartbeat: self._heartbeat,
+            p.Ready: self._ready,
+            p.Register: self._register,
+            p.WorkerLost: self._worker_lost,
+            p.Unregister: self._unregister,
+            p.LeaseRequest: self._lease_request,
+            p.Release: self._release,
+            p.StatusRequest: self._status_request,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Send]:
+        """What to send because of `event`; `now` in seconds of any steady clock."""
+        if isinstance(event, Clock):
+            return list(self._clock(now))
+        handler = self._handlers.get(type(event.message))
+        if handler is None:
+            return [Send(event.peer, p.Rejected(f"expected a message to the broker, found {event.message.kind!r}"))]
+        return list(handler(event.message, event, now))
+
+    # --- clients ---
+
+    def _lease_request(self, message: p.LeaseRequest, event: Received, now: float) -> Iterator[Send]:
+        try:
+            p.check_protocol(message.protocol, "client")
+        except ProtocolVersionError as error:
+            yield Send(event.peer, p.Refused(message.request_id, "protocol", str(error)))
+            return
+        if message.num_envs < 1:
+            text = f"expected at least 1 env, found num_envs={message.num_envs}"
+            yield Send(event.peer, p.Refused(message.request_id, "impossible", text))
+            return
+        self._queue.append(_Request(event.peer, message, now, now - p.HEARTBEAT_S))
+        yield from self._serve_queue(now)
+
+    def _serve_queue(self, now: float) -> Iterator[Send]:
+        spoken_for: set[str] = set()  # what an earlier request waits for is not given to a later one
+        waiting: list[_Request] = []
+        for request in self._queue:
+            message = request.message
+            suitable = self._suitable(message)
+            free = [worker for worker in suitable if worker.free and worker.offer.worker_id not in spoken_for]
+            refusal = self._refusal(request, len(free), len(suitable), now)
+            if len(free) >= message.num_envs:
+                yield self._grant(request, free[: message.num_envs], now)
+            elif refusal is not None:
+                yield Send(request.client, refusal)
+            else:
+                spoken_for.update(worker.offer.worker_id for worker in free)
+                if now - request.told_at >= p.HEARTBEAT_S:
+                    request.told_at = now
+                    queued = p.Queued(message.request_id, len(waiting), len(free), len(suitable))
+                    yield Send(request.client, queued)
+                waiting.append(request)
+        self._queue = waiting
+
+    def _suitable(self, message: p.LeaseRequest) -> list[_Worker]:
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.state != "gone"
+            and message.simulator in (None, worker.offer.simulator)
+            and message.gpu in (None, worker.offer.gpu)
+            and any(fnmatch.fnmatchcase(message.env_id, pattern) for pattern in worker.offer.env_patterns)
+        ]
+
+    def _refusal(self, request: _Request, free: int, suitable: int, now: float) -> p.Refused | None:
+        message = request.message
+        living = [worker for worker in self._workers.values() if worker.state != "gone"]
+        wanted = f"{message.num_envs} x {message.env_id!r}"
+        if message.simulator is not None:
+            wanted += f" on simulator {message.simulator!r}"
+        if message.gpu is not None:
+            wanted += f" on GPU {message.gpu}"
+        if living and not suitable:
+            patterns = sorted({pattern for worker in living for pattern in worker.offer.env_patterns})
+            text = (
+                f"expected workers for {wanted}, found {len(living)} workers that allow {', '.join(patterns)} on "
+                f"{', '.join(sorted({worker.offer.simulator for worker in living}))}: check the env id, or start "
+                f"workers with --env {message.env_id!r}"
+            )
+            return p.Refused(message.request_id, "impossible", text)
+        if now - request.asked_at >= message.timeout_s:
+            text = (
+                f"expected {wanted} within {message.timeout_s:g} s, found {suitable} suitable workers of which {free} "
+                f"are free: start more (`zmqcarla worker`, `zmqcarla up --workers N`), ask for fewer, or wait longer"
+            )
+            return p.Refused(message.request_id, "timeout", text)
+        return None
+
+    def _grant(self, request: _Request, workers: list[_Worker], now: float) -> Send:
+        lease_id = self._new_lease_id()
+        for row, worker in enumerate(workers):
+            worker.lease_id, worker.row = lease_id, row
+        names = tuple([worker.offer.worker_id for worker in workers])
+        rows = [_Row(name) for name in names]
+        message = request.message
+        self._leases[lease_id] = _Lease(lease_id, message.env_id, rows, message.ttl_s, now, now, {})
+        return Send(request.client, p.Leased(message.request_id, lease_id, self._boot_id, names))
+
+    def _renew(self, message: p.Renew, event: Received, now: float) -> Iterator[Send]:
+        lease = self._leases.get(message.lease_id)
+        if lease is None:
+            yield self._unknown_lease(event.peer, message.lease_id)
+        else:
+            lease.renewed_at = now
+
+    def _release(self, message: p.Release, event: Received, now: float) -> Iterator[Send]:
+        lease = self._leases.get(message.lease_id)
+        if lease is not None:
+            yield from self._end_lease(lease)
+            yield from self._serve_queue(now)
+
+    def _end_lease(self, lease: _Lease) -> Iterator[Send]:
+        del self._leases[lease.lease_id]
+        for row in lease.rows:
+            worker = self._workers.get(row.worker_id)
+            if worker is None or worker.lease_id != lease.lease_id:
+                continue
+            worker.lease_id, worker.row = b"", -1
+            if worker.state == "ready":
+                yield Send(worker.env_process, p.LeaseEnded(lease.lease_id))
+            yield Send(worker.supervisor, p.LeaseEnded(lease.lease_id))
+
+    def _command(self, message: p.Command, event: Received, now: float) -> Iterator[Send]:
+        lease = self._leases.get(message.lease_id)
+        if lease is None:
+            yield self._unknown_lease(event.peer, message.lease_id)
+            return
+        flaw = _command_flaw(message, len(event.payloads), len(lease.rows))
+        if flaw:
+            yield Send(event.peer, p.Rejected(flaw))
+            return
+        lease.renewed_at = now
+        lease.commands += 1
+        pending = _Pending(event.peer, message.rows, set(message.rows), {})
+        lease.pending[message.seq] = pending
+        for row, op, payload in zip(message.rows, message.ops, event.payloads, strict=True):
+            yield from self._dispatch(lease, row, _Held(message.seq, op, payload))
+        yield from self._finish(lease, message.seq)
+
+    def _dispatch(self, lease: _Lease, row: int, command: _Held) -> Iterator[Send]:
+        entry = lease.rows[row]
+        worker = self._workers.get(entry.worker_id)
+        if entry.gone:
+            self._settle(lease, row, command.seq, "gone", entry.gone)
+        elif entry.untold_loss:
+            self._settle(lease, row, command.seq, "lost", entry.untold_loss)
+            entry.untold_loss = b""
+        elif worker is not None and worker.state == "ready":
+            message = p.RowCommand(lease.lease_id, row, command.seq, command.op)
+            yield Send(worker.env_process, message, (command.payload,))
+        else:
+            entry.held = command
+
+    def _settle(self, lease: _Lease, row: int, seq: int, outcome: str, payload: bytes) -> bool:
+        """Note the outcome of one row; whether it was awaited."""
+        pending = lease.pending.get(seq)
+        if pending is None or row not in pending.waiting:
+            return False
+        pending.waiting.remove(row)
+        pending.outcomes[row] = (outcome, payload)
+        return True
+
+    def _finish(self, lease: _Lease, seq: int) -> Iterator[Send]:
+        pending = lease.pending.get(seq)
+        if pending is None or pending.waiting:
+            return
+        del lease.pending[seq]
+        settled = [pending.outcomes[row] for row in pending.rows]
+        outcomes = tuple([outcome for outcome, _ in settled])
+        reply = p.CommandReply(lease.lease_id, seq, pending.rows, outcomes)
+        yield Send(pending.client, reply, [payload for _, payload in settled])
+
+    def _unknown_lease(self, client: bytes, lease_id: bytes) -> Send:
+        text = (
+            "the broker does not know this lease: it ended (released, or not renewed in time), or the broker restarted"
+        )
+        return Send(client, p.LeaseLost(lease_id, text))
+
+    # --- workers ---
+
+    def _register(self, message: p.Register, event: Received, now: float) -> Iterator[Send]:
+        try:
+            p.check_protocol(message.protocol, "worker")
+        except ProtocolVersionError as error:
+            yield Send(event.peer, p.Rejected(str(error)))
+            return
+        worker = self._workers.get(message.worker_id)
+        if worker is not None and worker.offer.supervisor_pid == message.supervisor_pid:
+            worker.offer, worker.supervisor, worker.heard_at = message, event.peer, now
+        else:
+            successor = _Worker(message, event.peer, now)
+            if worker is not None and worker.lease_id:
+                yield from self._lose(worker, "its supervisor was replaced", -1, final=False)
+                successor.state, successor.lease_id, successor.row = "lost", worker.lease_id, worker.row
+            self._workers[message.worker_id] = successor
+        yield Send(event.peer, p.Welcome(message.worker_id, self._boot_id))
+
+    def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
+        for worker_id in message.worker_ids:
+            worker = self._workers.get(worker_id)
+            if worker is None:
+                yield Send(event.peer, p.UnknownWorker(worker_id))
+            else:
+                worker.heard_at = now
+
+    def _ready(self, message: p.Ready, event: Received, now: float) -> Iterator[Send]:
+        worker = self._workers.get(message.worker_id)
+        if worker is None or message.incarnation < worker.incarnation or worker.state == "gone":
+            return  # its supervisor will register it, and it announces itself again
+        if message.incarnation > worker.incarnation and worker.state == "ready":
+            yield from self._lose(worker, "its env process was replaced", 0, final=False)
+        if message.lease_id and message.lease_id != worker.lease_id:
+            yield Send(event.peer, p.LeaseEnded(message.lease_id))
+        if worker.state == "ready" and worker.env_process == event.peer:
+            return
+        worker.state, worker.env_process = "ready", event.peer
+        worker.incarnation, worker.pid = message.incarnation, message.pid
+        lease = self._leases.get(worker.lease_id)
+        if lease is None:
+            yield from self._serve_queue(now)
+            return
+        entry = lease.rows[worker.row]
+        held, entry.held = entry.held, None
+        if held is not None:
+            yield from self._dispatch(lease, worker.row, held)
+
+    def _row_reply(self, message: p.RowReply, event: Received, now: float) -> Iterator[Send]:
+        lease = self._leases.get(message.lease_id)
+        if lease is None or not 0 <= message.row < len(lease.rows) or len(event.payloads) != 1:
+            return
+        worker = self._workers.get(lease.rows[message.row].worker_id)
+        if worker is None or worker.env_process != event.peer:
+            return  # a peer that does not own the row
+        outcome = "ok" if message.outcome == "ok" else "error"
+        if self._settle(lease, message.row, message.seq, outcome, event.payloads[0]):
+            yield from self._finish(lease, message.seq)
+
+    def _worker_lost(self, message: p.WorkerLost, event: Received, now: float) -> Iterator[Send]:
+        worker = self._workers.get(message.worker_id)
+        if worker is None or message.incarnation < worker.incarnation:
+            return
+        worker.heard_at = now
+        worker.restarts = message.restarts
+        yield from self._lose(worker, message.reason, message.exit_code, final=message.final)
+        if message.final:
+            yield from self._serve_queue(now)
+
+    def _unregister(self, message: p.Unregister, event: Received, now: float) -> Iterator[Send]:
+        worker = self._workers.get(message.worker_id)
+        if worker is not None and worker.supervisor == event.peer:
+            yield from self._lose(worker, "its supervisor stopped", 0, final=True)
+            del self._workers[message.worker_id]
+            yield from self._serve_queue(now)
+
+    def _lose(self, worker: _Worker, reason: str, exit_code: int, *, final: bool) -> Iterator[Send]:
+        """The worker's env process is dead: settle what it owed, or keep the news for the next command."""
+        was_ready = worker.state == "ready"
+        worker.state = "gone" if final else "lost"
+        worker.env_process = b""
+        lease = self._leases.get(worker.lease_id)
+        if lease is None:
+            return
+        entry = lease.rows[worker.row]
+        news = {"worker_id": worker.offer.worker_id, "reason": reason, "exit_code": exit_code}
+        payload = pack({**news, "restarts": worker.restarts})
+        if final:
+            entry.gone, entry.held = payload, None
+        outcome = "gone" if final else "lost"
+        held_seq = None if entry.held is None else entry.held.seq
+        owed = [seq for seq, pending in lease.pending.items() if worker.row in pending.waiting and seq != held_seq]
+        for seq in owed:
+            self._settle(lease, worker.row, seq, outcome, payload)
+            yield from self._finish(lease, seq)
+        if not owed and was_ready and not final:
+            entry.untold_loss = payload
+
+    # --- time ---
+
+    def _clock(self, now: float) -> Iterator[Send]:
+        for lease in [lease for lease in self._leases.values() if now - lease.renewed_at >= lease.ttl_s]:
+            yield from self._end_lease(lease)
+        for worker_id, worker in list(self._workers.items()):
+            if now - worker.heard_at >= worker.offer.ttl_s:
+                text = f"its supervisor was silent for {worker.offer.ttl_s:g} s"
+                yield from self._lose(worker, text, 0, final=True)
+                del self._workers[worker_id]
+        yield from self._serve_queue(now)
+
+    # --- what others may see ---
+
+    def _status_request(self, message: p.StatusRequest, event: Received, now: float) -> Iterator[Send]:
+        yield Send(event.peer, p.StatusReply(message.request_id), (pack(self.statistics(now)),))
+
+    def statistics(self, now: float) -> dict[str, Any]:
+        """The pool as plain values: workers, leases and queue; ages in seconds."""
+        return {
+            "boot_id": self._boot_id.hex(),
+            "protocol": p.PROTOCOL,
+            "workers": [
+                {
+                    "worker_id": worker.offer.worker_id,
+                    "host": worker.offer.host,
+                    "state": worker.state,
+                    "simulator": worker.offer.simulator,
+                    "gpu": worker.offer.gpu,
+                    "port": worker.offer.port,
+                    "pid": worker.pid,
+                    "supervisor_pid": worker.offer.supervisor_pid,
+                    "incarnation": worker.incarnation,
+                    "restarts": worker.restarts,
+                    "env_patterns": list(worker.offer.env_patterns),
+                    "lease": worker.lease_id.hex(),
+                    "row": worker.row,
+                    "silent_s": now - worker.heard_at,
+                }
+                for worker in self._workers.values()
+            ],
+            "leases": [
+                {
+                    "lease": lease.lease_id.hex(),
+                    "env_id": lease.env_id,
+                    "num_envs": len(lease.rows),
+                    "age_s": now - lease.granted_at,
+                    "silent_s": now - lease.renewed_at,
+                    "commands": lease.commands,
+                }
+                for lease in self._leases.values()
+            ],
+            "queue": [
+                {
+                    "env_id": request.message.env_id,
+                    "num_envs": request.message.num_envs,
+                    "waiting_s": now - request.asked_at,
+                }
+                for request in self._queue
+            ],
+        }
+
+
+def _command_flaw(message: p.Command, payloads: int, num_rows: int) -> str:
+    """What is wrong with a command, in words; empty when nothing is."""
+    if not len(message.rows) == len(message.ops) == payloads > 0:
+        return f"expected as many rows as ops and payloads, found {len(message.rows)}, {len(message.ops)}, {payloads}"
+    if len(set(message.rows)) != len(message.rows) or not all(0 <= row < num_rows for row in message.rows):
+        return f"expected different rows from 0 to {num_rows - 1}, found {list(message.rows)}"
+    unknown = set(message.ops) - p.OPS
+    return f"expected ops from {sorted(p.OPS)}, found {sorted(unknown)}" if unknown else ""

@@ -1,0 +1,426 @@
+"""The messages between client, broker and worker: one frozen dataclass each, and their form on the wire.
+
+A message is a list of ZeroMQ frames:
+
+    [header]                            msgpack array [kind, field, field, ...]
+    [header][payload][payload]...       commands and replies: one payload frame a row, opaque to the broker
+
+Payloads, packed with `pack` (-> the payload of an "ok" reply):
+
+    open    {env_id, kwargs}                          -> {observation_space, action_space, metadata, render_mode}
+    attach  {arena, num_envs, slots}                  -> {visible}         whether the worker can map the arena
+    reset   {slot, seed, options, open, attach}       -> {info, inline}    open, attach: rebuild after a restart
+    step    (slot, action)                            -> (reward, terminated, truncated, info, inline)
+    call    {name, args, kwargs}                      -> the value
+
+`inline` maps the index of a leaf (zmqcarla.shm.layout) to its value: leaves without a fixed size, or all leaves when
+the worker does not see the arena. An "error" reply carries {type, text, traceback}; a "lost" or "gone" row, made by
+the broker, {reason, exit_code, restarts}.
+
+`KINDS` lists every message; docs/protocol.md is the same list as a table with directions, and a test holds the two
+together. Bump `PROTOCOL` with any change that an older peer would misread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Final, Union, cast, get_args, get_origin
+
+import msgpack
+
+from zmqcarla.broker.address import default_address, is_served, runtime_directory
+from zmqcarla.broker.codec import pack, unpack
+from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
+
+__all__ = [
+    "EXIT_SIMULATOR_FAILED",
+    "KINDS",
+    "PROTOCOL",
+    "check_protocol",
+    "decode",
+    "default_address",
+    "encode",
+    "is_served",
+    "pack",
+    "runtime_directory",
+    "unpack",
+]
+
+PROTOCOL: Final = 1
+
+MAX_HEADER_BYTES: Final = 1 << 20
+MAX_PAYLOAD_BYTES: Final = 64 << 20
+MAX_FRAMES: Final = 4097
+
+HEARTBEAT_S: Final = 1.0
+"""How often clients renew their leases, supervisors report their workers and idle env processes announce themselves."""
+DEFAULT_TTL_S: Final = 30.0
+"""A peer that has been silent for this long is dead."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """Base of all messages; `kind` is the first element of the header."""
+
+    kind: ClassVar[str] = ""
+
+
+# --- client to broker ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeaseRequest(Message):
+    """Ask for `num_envs` workers that may run `env_id`."""
+
+    kind: ClassVar[str] = "lease_request"
+    protocol: int
+    request_id: bytes
+    num_envs: int
+    env_id: str
+    timeout_s: float
+    """How long the request may wait in the queue."""
+    ttl_s: float
+    """The lease ends when it has not been renewed for this long."""
+    simulator: str | None
+    """Only workers with this simulator ("embedded", "carla", "none"); None for any."""
+    gpu: int | None
+    """Only workers on this GPU; None for any."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Renew(Message):
+    """The client of the lease lives."""
+
+    kind: ClassVar[str] = "renew"
+    lease_id: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Command(Message):
+    """One command to some rows of a lease; payload frame i belongs to rows[i]."""
+
+    kind: ClassVar[str] = "command"
+    lease_id: bytes
+    seq: int
+    """Grows by one with every command of the lease; a worker never does one (row, seq) twice."""
+    rows: tuple[int, ...]
+    ops: tuple[str, ...]
+    """One of OPS for each row."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release(Message):
+    """The client is done with the lease."""
+
+    kind: ClassVar[str] = "release"
+    lease_id: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StatusRequest(Message):
+    """Ask for the state of the pool."""
+
+    kind: ClassVar[str] = "status_request"
+    protocol: int
+    request_id: bytes
+
+
+# --- broker to client ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Queued(Message):
+    """The request waits; sent once a second so that the client can show progress."""
+
+    kind: ClassVar[str] = "queued"
+    request_id: bytes
+    position: int
+    """0 for the next to be served."""
+    suitable_free: int
+    suitable_total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Leased(Message):
+    """The request is served: row i is worker workers[i]."""
+
+    kind: ClassVar[str] = "leased"
+    request_id: bytes
+    lease_id: bytes
+    boot_id: bytes
+    workers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refused(Message):
+    """The request ends without a lease."""
+
+    kind: ClassVar[str] = "refused"
+    request_id: bytes
+    reason: str
+    """"timeout", "impossible" or "protocol"."""
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CommandReply(Message):
+    """All rows of a command are settled; payload frame i belongs to rows[i]."""
+
+    kind: ClassVar[str] = "command_reply"
+    lease_id: bytes
+    seq: int
+    rows: tuple[int, ...]
+    outcomes: tuple[str, ...]
+    """One of OUTCOMES for each row."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeaseLost(Message):
+    """The broker does not know the lease, or has ended it."""
+
+    kind: ClassVar[str] = "lease_lost"
+    lease_id: bytes
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StatusReply(Message):
+    """The state of the pool; the payload frame is a packed dict, see `LeaseTable.statistics`."""
+
+    kind: ClassVar[str] = "status_reply"
+    request_id: bytes
+
+
+# --- worker to broker ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Register(Message):
+    """A supervisor offers a worker."""
+
+    kind: ClassVar[str] = "register"
+    protocol: int
+    worker_id: str
+    host: str
+    supervisor_pid: int
+    simulator: str
+    """"embedded", "carla" or "none"."""
+    gpu: int | None
+    port: int | None
+    """The RPC port of its CARLA server."""
+    env_patterns: tuple[str, ...]
+    """fnmatch patterns of the env ids that it may run."""
+    ttl_s: float
+    """The worker is lost when its supervisor has been silent for this long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heartbeat(Message):
+    """The supervisor of these workers lives."""
+
+    kind: ClassVar[str] = "heartbeat"
+    worker_ids: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unregister(Message):
+    """The supervisor takes the worker away in good order."""
+
+    kind: ClassVar[str] = "unregister"
+    worker_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerLost(Message):
+    """The env process of this incarnation is dead (after waitpid)."""
+
+    kind: ClassVar[str] = "worker_lost"
+    worker_id: str
+    incarnation: int
+    reason: str
+    exit_code: int
+    """As subprocess.Popen.returncode: negative for a signal."""
+    restarts: int
+    """How often the worker has been restarted so far."""
+    final: bool
+    """The restart budget is spent: the worker will not come back."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """The env process waits for commands; announced at the start and every HEARTBEAT_S while idle."""
+
+    kind: ClassVar[str] = "ready"
+    protocol: int
+    worker_id: str
+    incarnation: int
+    """1 for the first env process of the worker, one more for each restart."""
+    pid: int
+    lease_id: bytes
+    """Empty when it serves none."""
+    row: int
+    seq: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowReply(Message):
+    """The answer to one RowCommand; one payload frame."""
+
+    kind: ClassVar[str] = "row_reply"
+    lease_id: bytes
+    row: int
+    seq: int
+    outcome: str
+    """"ok" or "error"."""
+
+
+# --- broker to worker ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """The broker knows the worker (answer to Register)."""
+
+    kind: ClassVar[str] = "welcome"
+    worker_id: str
+    boot_id: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnknownWorker(Message):
+    """The broker does not know the worker (a restarted broker): register again."""
+
+    kind: ClassVar[str] = "unknown_worker"
+    worker_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowCommand(Message):
+    """One row's share of a Command; one payload frame."""
+
+    kind: ClassVar[str] = "row_command"
+    lease_id: bytes
+    row: int
+    seq: int
+    op: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeaseEnded(Message):
+    """To the env process: close the env and forget the arena. To the supervisor: sweep abandoned segments."""
+
+    kind: ClassVar[str] = "lease_ended"
+    lease_id: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected(Message):
+    """The last message was not accepted; the text says what was expected."""
+
+    kind: ClassVar[str] = "rejected"
+    text: str
+
+
+OPS: Final = frozenset({"open", "attach", "reset", "step", "call"})
+EXIT_SIMULATOR_FAILED: Final = 70
+"""Exit code of an env process whose simulator stopped answering: its supervisor restarts both."""
+OUTCOMES: Final = frozenset({"ok", "error", "lost", "gone"})
+"""ok and error come from the env; lost: the worker died and restarts; gone: it will not come back."""
+
+KINDS: Final[dict[str, type[Message]]] = {
+    message.kind: message
+    for message in (
+        LeaseRequest, Renew, Command, Release, StatusRequest,
+        Queued, Leased, Refused, CommandReply, LeaseLost, StatusReply,
+        Register, Heartbeat, Unregister, WorkerLost, Ready, RowReply,
+        Welcome, UnknownWorker, RowCommand, LeaseEnded, Rejected,
+    )
+}  # fmt: skip
+
+
+def encode(message: Message) -> bytes:
+    """The header frame of a message."""
+    getters = _FIELD_NAMES[type(message)]
+    return cast(bytes, msgpack.packb([message.kind, *[getattr(message, name) for name in getters]]))
+
+
+def decode(header: bytes) -> Message:
+    """The message of a header frame.
+
+    Raises:
+        ProtocolError: too large, not msgpack, an unknown kind, or a field of the wrong type.
+    """
+    if len(header) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {len(header)}")
+    try:
+        parts = msgpack.unpackb(header)
+    except Exception as error:  # msgpack raises its own types, ValueError and RecursionError alike
+        raise ProtocolError(f"expected a msgpack header, found {len(header)} bytes that are not one: {error}") from None
+    if not isinstance(parts, list) or not parts or not isinstance(parts[0], str) or parts[0] not in KINDS:
+        raise ProtocolError(f"expected [kind, ...] with a kind of protocol {PROTOCOL}, found {str(parts)[:80]}")
+    message_type = KINDS[parts[0]]
+    checks = _FIELD_CHECKS[message_type]
+    if len(parts) - 1 != len(checks):
+        raise ProtocolError(
+            f"expected {len(checks)} fields in {parts[0]!r} of protocol {PROTOCOL}, found {len(parts) - 1}; "
+            "install the same zmqcarla release on client, broker and workers"
+        )
+    return message_type(*[check(value) for check, value in zip(checks, parts[1:], strict=True)])
+
+
+def check_protocol(theirs: int, peer: str) -> None:
+    """Raise ProtocolVersionError, saying which side to upgrade, unless `theirs` is ours."""
+    if theirs != PROTOCOL:
+        older = f"the {peer}" if theirs < PROTOCOL else "this broker"
+        raise ProtocolVersionError(
+            f"the {peer} speaks protocol {theirs}, the broker speaks {PROTOCOL}: upgrade zmqcarla on {older}'s side"
+        )
+
+
+def check_frames(frames: Sequence[bytes]) -> None:
+    """Raise ProtocolError when there are too many frames or one is too large."""
+    if not 1 <= len(frames) <= MAX_FRAMES:
+        raise ProtocolError(f"expected 1 to {MAX_FRAMES} frames, found {len(frames)}")
+    for frame in frames[1:]:
+        if len(frame) > MAX_PAYLOAD_BYTES:
+            raise ProtocolError(f"expected payloads of at most {MAX_PAYLOAD_BYTES} bytes, found {len(frame)}")
+
+
+# --- schema ---
+
+
+def _field_check(annotation: Any, where: str) -> Callable[[Any], Any]:
+    """A function that returns the value in the form of `annotation` or raises ProtocolError."""
+    origin = get_origin(annotation)
+    if origin in (types.UnionType, Union):
+        (inner,) = [part for part in get_args(annotation) if part is not type(None)]
+        check_inner = _field_check(inner, where)
+        return lambda value: None if value is None else check_inner(value)
+    if origin is tuple:
+        check_item = _field_check(get_args(annotation)[0], where)
+
+        def check_tuple(value: Any) -> tuple[Any, ...]:
+            if type(value) is not list:
+                raise ProtocolError(f"expected a list in {where}, found {type(value).__name__}")
+            return tuple([check_item(item) for item in value])
+
+        return check_tuple
+
+    def check_exact(value: Any) -> Any:
+        if type(value) is annotation:
+            return value
+        if annotation is float and type(value) is int:
+            return float(value)
+        raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
+
+    return check_exact
+
+
+_FIELD_NAMES: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in KINDS.values()}
+_FIELD_CHECKS: Final = {
+    kind: tuple(_field_check(typing.get_type_hints(kind)[name], f"{kind.kind}.{name}") for name in _FIELD_NAMES[kind])
+    for kind in KINDS.values()
+}

@@ -1,0 +1,1 @@
+"""Arrays that two processes see: segments, layouts, rings; imports nothing of ours from other rooms."""

@@ -1,0 +1,143 @@
+"""The segment of one lease: observations of all rows, slot by slot, with a sequence number a row.
+
+The client creates it, hands out batches, and unlinks it; workers attach and write their row. A worker writes
+`row_seq` last; the client delivers a row only when it carries the number of the step, so a stale or torn row is an
+error, never data.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from zmqcarla.shm.layout import Layout, make_flatten, unflatten
+from zmqcarla.shm.ring import SlotRing
+from zmqcarla.shm.segment import Segment, SegmentGoneError
+
+_MAGIC: Final = b"zmqcarla arena 1"
+DEFAULT_SLOTS: Final = 4
+
+
+class Arena:
+    """The rows of one lease; made by `create` (client) or `attach` (worker).
+
+    Attributes:
+        name: of the segment, for `attach` in another process.
+        layout: where everything lies.
+        row_seq: uint64 (slots, num_envs); the number of the command whose observation the row holds.
+    """
+
+    def __init__(self, segment: Segment, space: spaces.Space[Any], layout: Layout) -> None:
+        self.name = segment.name
+        self.layout = layout
+        self._segment = segment
+        self._space = space
+        self._flatten = make_flatten(space)
+        self.row_seq: NDArray[np.uint64] = np.ndarray(
+            (layout.slots, layout.num_envs), np.uint64, segment.memory, layout.row_seq_offset_bytes
+        )
+        self._whole: list[NDArray[Any] | None] = [
+            None
+            if leaf.inline
+            else np.ndarray((layout.slots, layout.num_envs, *leaf.shape), leaf.dtype, segment.memory, leaf.offset_bytes)
+            for leaf in layout.leaves
+        ]
+        # Values of leaves without a fixed size live here, by slot: the arena has no place for them.
+        self._inline: dict[int, dict[int, list[Any]]] = {}
+
+    @classmethod
+    def create(cls, space: spaces.Space[Any], num_envs: int, slots: int) -> Arena:
+        """Make the arena of a lease.
+
+        Raises:
+            SegmentSpaceError: /dev/shm has too little room.
+        """
+        layout = Layout.of(space, num_envs, slots)
+        segment = Segment.create("arena", layout.size_bytes)
+        segment.memory[: len(_MAGIC) + 16] = _MAGIC + layout.digest
+        return cls(segment, space, layout)
+
+    @classmethod
+    def attach(cls, name: str, space: spaces.Space[Any], num_envs: int, slots: int) -> Arena:
+        """Map the arena that a client made for the same space.
+
+        Raises:
+            SegmentGoneError: not visible here, or made for another layout.
+        """
+        layout = Layout.of(space, num_envs, slots)
+        segment = Segment.attach(name, layout.size_bytes)
+        if segment.memory[: len(_MAGIC) + 16] != _MAGIC + layout.digest:
+            segment.close()
+            raise SegmentGoneError(errno.EINVAL, f"{name} was made for another space, or by another release")
+        return cls(segment, space, layout)
+
+    def write_row(self, slot: int, row: int, observation: Any, seq: int) -> dict[int, Any]:
+        """Copy one env's observation into its row, then stamp it.
+
+        Returns:
+            The leaves that have no place in the arena, by their index; to be sent inline.
+        """
+        inline: dict[int, Any] = {}
+        for index, value in enumerate(self._flatten(observation)):
+            whole = self._whole[index]
+            if whole is None:
+                inline[index] = value
+            else:
+                whole[slot, row] = value
+        self.row_seq[slot, row] = seq
+        return inline
+
+    def write_leaves(self, slot: int, row: int, leaves: Mapping[int, Any], seq: int) -> None:
+        """Put leaves that came inline into a row (a worker that does not see the arena sends all of them)."""
+        for index, value in leaves.items():
+            whole = self._whole[index]
+            if whole is None:
+                column = self._inline.setdefault(slot, {}).setdefault(index, [None] * self.layout.num_envs)
+                column[row] = value
+            else:
+                whole[slot, row] = value
+        self.row_seq[slot, row] = seq
+
+    def copy_row(self, source_slot: int, target_slot: int, row: int, seq: int) -> None:
+        """Repeat a row of an earlier batch (a lost or unstepped row keeps its last observation)."""
+        for whole in self._whole:
+            if whole is not None and source_slot != target_slot:
+                whole[target_slot, row] = whole[source_slot, row]
+        for index, column in self._inline.get(source_slot, {}).items():
+            self.write_leaves(target_slot, row, {index: column[row]}, seq)
+        self.row_seq[target_slot, row] = seq
+
+    def hand_out(self, slot: int, ring: SlotRing) -> Any:
+        """The batch in `slot` as the tree of the space, every leaf (num_envs, *shape); zero-copy but for the reserve.
+
+        The views stay valid and unchanged for as long as any of them, or any array made over them, lives.
+        """
+        private = slot == ring.reserve
+        # A fresh owner for each hand-out: a finalizer on one long-lived whole-arena array would fire never, or too
+        # early.
+        owner: NDArray[np.uint8] = np.frombuffer(self._segment.memory, np.uint8)
+        leaves: list[Any] = []
+        for index, leaf in enumerate(self.layout.leaves):
+            if leaf.inline:
+                leaves.append(tuple(self._inline.get(slot, {}).get(index, ())))
+                continue
+            shape = (self.layout.num_envs, *leaf.shape)
+            offset_bytes = leaf.offset_bytes + slot * leaf.slot_bytes
+            view: NDArray[Any] = np.ndarray(shape, leaf.dtype, owner.data, offset_bytes)
+            leaves.append(view.copy() if private else view)
+        if private:
+            ring.newest = slot
+        else:
+            ring.lend(slot, owner)
+        return unflatten(self._space, iter(leaves))
+
+    def close(self) -> None:
+        """Unlink (creator) and let go, once; views that the caller still holds stay valid."""
+        self._whole.clear()
+        self.row_seq = np.empty((0, 0), np.uint64)
+        self._segment.close()

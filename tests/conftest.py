@@ -1,0 +1,111 @@
+"""Fixtures for every room: a private runtime directory, and the leak check that ends every test."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import secrets
+import select
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_MARK = "ZMQCARLA_TEST_RUN"
+_DEADLINE_S = 15.0
+
+os.environ[_MARK] = secrets.token_hex(8)
+os.environ.pop("ZMQCARLA_ADDRESS", None)
+os.environ.pop("CARLA_ROOT", None)
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = _DEADLINE_S) -> None:
+    """Poll until the condition holds; fail with `what` after the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:g} s for: {what}")
+        select.select([], [], [], 0.005)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_directory() -> Iterator[None]:
+    """Sockets, locks and logs of the test run, apart from the user's own pool."""
+    with tempfile.TemporaryDirectory(prefix="zq-") as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", path)
+        yield
+
+
+def _our_processes() -> dict[int, str]:
+    """Processes of this test run, orphans included, known by the mark in their environment."""
+    found: dict[int, str] = {}
+    mark = f"{_MARK}={os.environ[_MARK]}".encode()
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError, psutil.Error):
+            if mark in Path(f"/proc/{process.pid}/environ").read_bytes() and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())[:200]
+    return found
+
+
+def _belongs_to(pid: int, owners: dict[int, str]) -> bool:
+    """Whether a process, or one of its ancestors, is among the owners (a worker that a shared pool restarted)."""
+    with contextlib.suppress(psutil.Error):
+        return bool({pid, *[parent.pid for parent in psutil.Process(pid).parents()]} & set(owners))
+    return False
+
+
+def _sockets() -> set[str]:
+    return {str(path) for path in Path(os.environ["XDG_RUNTIME_DIR"]).glob("zmqcarla/*.sock*")}
+
+
+def _segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob(f"zmqcarla-{os.getuid()}-*")}
+
+
+def _is_ours(segment: str) -> bool:
+    """Whether nobody alive owns the segment, or this process still maps it."""
+    try:
+        fd = os.open(f"/dev/shm/{segment}", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return segment in Path("/proc/self/maps").read_text()
+    finally:
+        os.close(fd)
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks() -> Iterator[None]:
+    """A process, segment or socket file that a test leaves behind fails it."""
+    processes, segments, sockets = _our_processes(), _segments(), _sockets()
+    yield
+    gc.collect()
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        left_processes = {pid: name for pid, name in _our_processes().items() if not _belongs_to(pid, processes)}
+        left_segments = {name for name in _segments() - segments if _is_ours(name)}
+        left_sockets = _sockets() - sockets
+        if not (left_processes or left_segments or left_sockets):
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: processes {left_processes}, segments {left_segments}, sockets {left_sockets}")
+        select.select([], [], [], 0.02)
+
+
+@pytest.fixture(scope="session")
+def town_maps() -> Path:
+    """The folder with real CARLA towns beside the checkout."""
+    path = Path(__file__).parents[1].parent / "shared/data/maps"
+    if not path.is_dir():
+        pytest.skip("no ../shared/data/maps with CARLA towns beside this checkout")
+    return path

@@ -1,0 +1,289 @@
+"""The broker's decisions, event by event, with the time given."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from zmqcarla.broker import protocol as p
+from zmqcarla.broker.lease_table import Clock, LeaseTable, Received, Send
+
+CLIENT = b"client"
+
+
+class Pool:
+    """A table with workers w0, w1, ... whose supervisor is b"s" and whose env processes are b"e0", b"e1", ..."""
+
+    def __init__(self, workers: int = 0, env_patterns: tuple[str, ...] = ("zmqcarla/*",)) -> None:
+        self.now = 100.0
+        self.leases = 0
+        self.table = LeaseTable(b"boot", self._new_lease_id)
+        for index in range(workers):
+            self.register(index, env_patterns)
+            self.ready(index)
+
+    def _new_lease_id(self) -> bytes:
+        self.leases += 1
+        return bytes([self.leases]) * 16
+
+    def tell(self, peer: bytes, message: p.Message, *payloads: bytes) -> list[Send]:
+        return self.table.handle(Received(peer, message, payloads), self.now)
+
+    def clock(self, seconds: float) -> list[Send]:
+        self.now += seconds
+        return self.table.handle(Clock(), self.now)
+
+    def register(self, index: int, env_patterns: tuple[str, ...] = ("zmqcarla/*",), pid: int = 1) -> list[Send]:
+        offer = p.Register(p.PROTOCOL, f"w{index}", "host", pid, "embedded", None, 2000 + 4 * index, env_patterns, 30.0)
+        return self.tell(b"s", offer)
+
+    def ready(self, index: int, incarnation: int = 1, lease_id: bytes = b"") -> list[Send]:
+        peer = f"e{index}".encode() if incarnation == 1 else f"e{index}.{incarnation}".encode()
+        return self.tell(peer, p.Ready(p.PROTOCOL, f"w{index}", incarnation, 4000 + index, lease_id, -1, 0))
+
+    def request(self, num_envs: int, env_id: str = "zmqcarla/Carla-v0", **changes: Any) -> list[Send]:
+        request = p.LeaseRequest(p.PROTOCOL, b"r", num_envs, env_id, 10.0, 30.0, None, None)
+        return self.tell(changes.pop("client", CLIENT), dataclasses.replace(request, **changes))
+
+    def lease(self, num_envs: int) -> bytes:
+        (grant,) = self.request(num_envs)
+        assert isinstance(grant.message, p.Leased)
+        return grant.message.lease_id
+
+    def step(self, lease_id: bytes, seq: int, rows: tuple[int, ...]) -> list[Send]:
+        command = p.Command(lease_id, seq, rows, ("step",) * len(rows))
+        return self.tell(CLIENT, command, *[f"action{row}".encode() for row in rows])
+
+    def reply(self, lease_id: bytes, seq: int, row: int, peer: bytes | None = None) -> list[Send]:
+        return self.tell(peer or f"e{row}".encode(), p.RowReply(lease_id, row, seq, "ok"), f"obs{row}".encode())
+
+    def lose(self, index: int, incarnation: int = 1, *, final: bool = False) -> list[Send]:
+        return self.tell(b"s", p.WorkerLost(f"w{index}", incarnation, "killed by SIGKILL", -9, 1, final))
+
+
+def _only(actions: list[Send], kind: type[p.Message]) -> Any:
+    (action,) = actions
+    assert isinstance(action.message, kind), action
+    return action.message
+
+
+def test_a_lease_gives_free_workers_and_release_returns_them() -> None:
+    pool = Pool(workers=3)
+    grant = _only(pool.request(2), p.Leased)
+    assert grant.workers == ("w0", "w1")
+    assert grant.boot_id == b"boot"
+    assert _only(pool.request(2), p.Queued).suitable_free == 1
+    ended = pool.tell(CLIENT, p.Release(grant.lease_id))
+    told = {(action.peer, action.message.kind) for action in ended}
+    assert told == {(b"e0", "lease_ended"), (b"e1", "lease_ended"), (b"s", "lease_ended"), (CLIENT, "leased")}
+
+
+def test_a_command_fans_out_and_comes_back_as_one_reply() -> None:
+    pool = Pool(workers=2)
+    lease_id = pool.lease(2)
+    sent = pool.step(lease_id, 1, (0, 1))
+    assert sent == [
+        Send(b"e0", p.RowCommand(lease_id, 0, 1, "step"), (b"action0",)),
+        Send(b"e1", p.RowCommand(lease_id, 1, 1, "step"), (b"action1",)),
+    ]
+    assert pool.reply(lease_id, 1, 1) == []
+    (done,) = pool.reply(lease_id, 1, 0)
+    assert done == Send(CLIENT, p.CommandReply(lease_id, 1, (0, 1), ("ok", "ok")), [b"obs0", b"obs1"])
+    assert pool.reply(lease_id, 1, 0) == []  # a second answer changes nothing
+
+
+def test_only_the_rows_own_worker_may_answer() -> None:
+    pool = Pool(workers=2)
+    lease_id = pool.lease(1)
+    pool.step(lease_id, 1, (0,))
+    assert pool.reply(lease_id, 1, 0, peer=b"e1") == []
+    assert _only(pool.reply(lease_id, 1, 0), p.CommandReply).outcomes == ("ok",)
+
+
+def test_death_during_a_command_is_its_outcome_and_the_next_waits_for_the_successor() -> None:
+    pool = Pool(workers=2)
+    lease_id = pool.lease(2)
+    pool.step(lease_id, 1, (0, 1))
+    pool.reply(lease_id, 1, 0)
+    (done,) = pool.lose(1)
+    assert isinstance(done.message, p.CommandReply)
+    assert done.message.outcomes == ("ok", "lost")
+    assert p.unpack(done.payloads[1]) == {
+        "worker_id": "w1",
+        "reason": "killed by SIGKILL",
+        "exit_code": -9,
+        "restarts": 1,
+    }
+    sent = pool.step(lease_id, 2, (0, 1))
+    assert [action.peer for action in sent] == [b"e0"]
+    (forwarded,) = pool.ready(1, incarnation=2)
+    assert forwarded == Send(b"e1.2", p.RowCommand(lease_id, 1, 2, "step"), (b"action1",))
+    pool.reply(lease_id, 2, 0)
+    assert _only(pool.reply(lease_id, 2, 1, peer=b"e1.2"), p.CommandReply).outcomes == ("ok", "ok")
+
+
+def test_death_between_commands_is_told_by_the_next_one() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    assert pool.lose(0) == []
+    pool.ready(0, incarnation=2)
+    assert _only(pool.step(lease_id, 1, (0,)), p.CommandReply).outcomes == ("lost",)
+    assert pool.step(lease_id, 2, (0,))[0].peer == b"e0.2"
+
+
+def test_a_worker_that_dies_again_while_it_restarts_keeps_the_command() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.step(lease_id, 1, (0,))
+    pool.lose(0)
+    assert pool.step(lease_id, 2, (0,)) == []
+    assert pool.lose(0, incarnation=2) == []
+    assert pool.ready(0, incarnation=3)[0].message == p.RowCommand(lease_id, 0, 2, "step")
+
+
+def test_a_spent_budget_is_final() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.step(lease_id, 1, (0,))
+    assert _only(pool.lose(0, final=True), p.CommandReply).outcomes == ("gone",)
+    assert _only(pool.step(lease_id, 2, (0,)), p.CommandReply).outcomes == ("gone",)
+    pool.tell(CLIENT, p.Release(lease_id))
+    assert _only(pool.request(1), p.Queued).suitable_total == 0
+
+
+def test_a_silent_supervisor_is_a_lost_worker() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.step(lease_id, 1, (0,))
+    assert pool.clock(29) == []
+    pool.tell(CLIENT, p.Renew(lease_id))
+    assert _only(pool.clock(2), p.CommandReply).outcomes == ("gone",)
+
+
+def test_a_heartbeat_keeps_the_worker_and_an_unknown_one_is_asked_to_register() -> None:
+    pool = Pool(workers=1)
+    pool.clock(20)
+    assert pool.tell(b"s", p.Heartbeat(("w0",))) == []
+    pool.clock(20)
+    assert _only(pool.request(1), p.Leased).workers == ("w0",)
+    assert _only(pool.tell(b"s", p.Heartbeat(("other",))), p.UnknownWorker).worker_id == "other"
+
+
+def test_a_silent_client_loses_its_lease_and_the_queue_moves() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.request(1, client=b"second", timeout_s=100.0)
+    pool.clock(20)
+    pool.tell(b"s", p.Heartbeat(("w0",)))
+    ended = pool.clock(11)
+    kinds = [(action.peer, action.message.kind) for action in ended]
+    assert kinds == [(b"e0", "lease_ended"), (b"s", "lease_ended"), (b"second", "leased")]
+    assert _only(pool.step(lease_id, 1, (0,)), p.LeaseLost).lease_id == lease_id
+
+
+def test_renewing_keeps_the_lease() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    for _ in range(5):
+        pool.clock(10)
+        pool.tell(b"s", p.Heartbeat(("w0",)))
+        pool.tell(CLIENT, p.Renew(lease_id))
+    assert pool.step(lease_id, 1, (0,))[0].peer == b"e0"
+
+
+def test_a_request_that_waits_too_long_says_what_there_was() -> None:
+    pool = Pool(workers=2)
+    assert _only(pool.request(3), p.Queued) == p.Queued(b"r", 0, 2, 2)
+    told = [action.message.kind for _ in range(8) for action in pool.clock(1)]
+    assert set(told) == {"queued"}
+    pool.tell(b"s", p.Heartbeat(("w0", "w1")))
+    refused = _only(pool.clock(2), p.Refused)
+    assert refused.reason == "timeout"
+    assert "expected 3 x 'zmqcarla/Carla-v0' within 10 s, found 2 suitable workers of which 2 are free" in refused.text
+
+
+def test_an_env_that_no_worker_allows_is_refused_at_once() -> None:
+    refused = _only(Pool(workers=1).request(1, "os:system-v0"), p.Refused)
+    assert refused.reason == "impossible"
+    assert "'os:system-v0'" in refused.text
+    assert "zmqcarla/*" in refused.text
+
+
+def test_an_empty_pool_lets_the_request_wait_for_workers() -> None:
+    pool = Pool()
+    assert _only(pool.request(1), p.Queued).suitable_total == 0
+    pool.register(0)
+    assert _only(pool.ready(0), p.Leased).workers == ("w0",)
+
+
+def test_a_large_request_is_not_starved_by_small_ones() -> None:
+    pool = Pool(workers=1)
+    _only(pool.request(2, client=b"large"), p.Queued)
+    _only([a for a in pool.request(1, client=b"small") if a.peer == b"small"], p.Queued)
+    pool.register(1)
+    (grant,) = [action for action in pool.ready(1) if isinstance(action.message, p.Leased)]
+    assert grant.peer == b"large"
+
+
+@pytest.mark.parametrize(
+    ("rows", "ops", "payloads"),
+    [
+        ((0,), ("step", "step"), 1),
+        ((2,), ("step",), 1),
+        ((0, 0), ("step", "step"), 2),
+        ((0,), ("exec",), 1),
+        ((), (), 0),
+    ],
+)
+def test_a_bad_command_is_rejected_and_disturbs_nobody(
+    rows: tuple[int, ...], ops: tuple[str, ...], payloads: int
+) -> None:
+    pool = Pool(workers=2)
+    lease_id = pool.lease(2)
+    assert "expected" in _only(pool.tell(CLIENT, p.Command(lease_id, 1, rows, ops), *[b""] * payloads), p.Rejected).text
+    assert len(pool.step(lease_id, 2, (0, 1))) == 2
+
+
+def test_another_protocol_is_told_which_side_to_upgrade() -> None:
+    pool = Pool(workers=1)
+    assert "upgrade zmqcarla on this broker's side" in _only(pool.request(1, protocol=99), p.Refused).text
+    offer = p.Register(0, "w9", "host", 1, "embedded", None, None, (), 30.0)
+    assert "upgrade zmqcarla on the worker's side" in _only(pool.tell(b"s", offer), p.Rejected).text
+
+
+def test_a_worker_that_still_serves_an_ended_lease_is_told() -> None:
+    pool = Pool(workers=1)
+    assert _only(pool.ready(0, lease_id=b"old"), p.LeaseEnded).lease_id == b"old"
+
+
+def test_a_replaced_supervisor_loses_the_row_and_brings_it_back() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.step(lease_id, 1, (0,))
+    lost, welcome = pool.register(0, pid=2)
+    assert isinstance(lost.message, p.CommandReply)
+    assert lost.message.outcomes == ("lost",)
+    assert isinstance(welcome.message, p.Welcome)
+    assert pool.step(lease_id, 2, (0,)) == []
+    assert pool.ready(0)[0].message == p.RowCommand(lease_id, 0, 2, "step")
+
+
+def test_unregistering_takes_the_worker_away() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.step(lease_id, 1, (0,))
+    assert _only(pool.tell(b"s", p.Unregister("w0")), p.CommandReply).outcomes == ("gone",)
+    assert pool.table.statistics(pool.now)["workers"] == []
+
+
+def test_statistics_are_plain_values() -> None:
+    pool = Pool(workers=2)
+    pool.lease(1)
+    pool.request(5)
+    found = p.unpack(p.pack(pool.table.statistics(pool.now)))
+    assert [worker["state"] for worker in found["workers"]] == ["ready", "ready"]
+    assert [worker["row"] for worker in found["workers"]] == [0, -1]
+    assert found["leases"][0]["num_envs"] == 1
+    assert found["queue"] == [{"env_id": "zmqcarla/Carla-v0", "num_envs": 5, "waiting_s": 0.0}]

@@ -1,0 +1,212 @@
+"""The state machine of one worker, by events with `now` given."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from zmqcarla.broker.protocol import EXIT_SIMULATOR_FAILED
+from zmqcarla.shm.status_page import Phase
+from zmqcarla.workers.lifecycle import (
+    SERVER_GRACE_S,
+    TERM_GRACE_S,
+    EndServer,
+    EnvExited,
+    Lifecycle,
+    Observed,
+    ReportLost,
+    ServerExited,
+    ServerFailed,
+    ServerReady,
+    SignalEnv,
+    StartEnv,
+    StartServer,
+    Stop,
+    Tick,
+)
+from zmqcarla.workers.worker_config import WorkerConfig
+
+
+def plain(**settings: Any) -> Lifecycle:
+    """Of a worker without a server."""
+    return Lifecycle(WorkerConfig(worker_id="w", simulator="none", **settings), "w.log")
+
+
+def with_server(**settings: Any) -> Lifecycle:
+    """Of a worker whose server and env process run since t=0."""
+    worker = Lifecycle(WorkerConfig(worker_id="w", simulator="embedded", **settings), "w.log")
+    assert worker.handle(Tick(), 0.0) == [StartServer()]
+    assert worker.handle(ServerReady(), 0.0) == [StartEnv(1)]
+    return worker
+
+
+def test_without_a_server_the_env_process_starts_at_once_and_once() -> None:
+    worker = plain()
+    assert worker.handle(Tick(), 0.0) == [StartEnv(1)]
+    assert worker.handle(Tick(), 1.0) == []
+
+
+def test_a_connected_server_is_neither_started_nor_ended() -> None:
+    worker = Lifecycle(WorkerConfig(worker_id="w", simulator="carla", connect="localhost:2000"), "w.log")
+    assert worker.handle(Tick(), 0.0) == [StartEnv(1)]
+    (report, start) = worker.handle(EnvExited(EXIT_SIMULATOR_FAILED), 50.0)
+    assert isinstance(report, ReportLost)
+    assert start == StartEnv(2)
+    worker.handle(Stop(), 51.0)
+    assert worker.handle(EnvExited(0), 51.5) == []
+    assert worker.stopped
+
+
+def test_a_death_is_reported_before_the_restart_and_keeps_the_server() -> None:
+    worker = with_server()
+    assert worker.handle(EnvExited(-9), 100.0) == [
+        ReportLost(1, "killed by SIGKILL", -9, restarts=0, final=False),
+        StartEnv(2),
+    ]
+    assert worker.restarts == 1
+
+
+def test_a_failed_simulator_is_restarted_with_the_env_process() -> None:
+    worker = with_server()
+    assert worker.handle(EnvExited(EXIT_SIMULATOR_FAILED, "SimulatorTimeoutError: no tick"), 100.0) == [
+        ReportLost(1, "exited with code 70: SimulatorTimeoutError: no tick", 70, restarts=0, final=False),
+        EndServer(),
+    ]
+    assert worker.handle(ServerExited(143), 101.0) == [StartServer()]
+    assert worker.handle(ServerReady(), 102.0) == [StartEnv(2)]
+
+
+def test_when_the_server_dies_the_env_process_is_killed_and_both_restart() -> None:
+    worker = with_server()
+    assert worker.handle(ServerExited(139), 100.0) == [SignalEnv(signal.SIGKILL)]
+    report, start = worker.handle(EnvExited(-9), 100.1)
+    assert report == ReportLost(1, "its embedded simulator ended with status 139", -9, restarts=0, final=False)
+    assert start == StartServer()
+
+
+@pytest.mark.parametrize(
+    ("phase", "limit"),
+    [
+        (Phase.STEPPING, "step_timeout_s"),
+        (Phase.RESETTING, "reset_timeout_s"),
+        (Phase.CALLING, "reset_timeout_s"),
+        (Phase.CLOSING, "reset_timeout_s"),
+        (Phase.OPENING, "open_timeout_s"),
+        (Phase.STARTING, "restart_timeout_s"),
+    ],
+)
+def test_a_hang_is_cut_with_env_process_and_server(phase: Phase, limit: str) -> None:
+    worker = with_server(**{limit: 7.0})
+    assert worker.handle(Observed(phase, 6.9, 5), 100.0) == []
+    assert worker.handle(Observed(phase, 7.1, 5), 100.2) == [SignalEnv(signal.SIGKILL)]
+    assert worker.handle(Observed(phase, 7.3, 5), 100.4) == []
+    report, end = worker.handle(EnvExited(-9), 100.5)
+    assert isinstance(report, ReportLost)
+    assert report.reason == f"cut after 7.1 s of {phase.name.lower()} (command 5); the limit is 7 s"
+    assert end == EndServer()
+
+
+def test_an_idle_env_process_may_wait_for_ever() -> None:
+    worker = with_server()
+    assert worker.handle(Observed(Phase.IDLE, 1e6, 5), 1e6) == []
+
+
+def test_early_deaths_wait_longer_each_time_and_a_long_life_forgives() -> None:
+    worker = plain(stable_start_s=5.0, max_restarts=100)
+    worker.handle(Tick(), 0.0)
+    now = 0.0
+    for wait_s in (0.5, 1.0, 2.0, 4.0):
+        assert StartEnv not in map(type, worker.handle(EnvExited(1), now))
+        assert worker.handle(Tick(), now + wait_s - 0.01) == []
+        (start,) = worker.handle(Tick(), now + wait_s)
+        assert isinstance(start, StartEnv)
+        now += wait_s
+    assert StartEnv(6) in worker.handle(EnvExited(1), now + 5.0)
+
+
+def test_the_budget_ends_in_a_final_report_that_names_the_log() -> None:
+    worker = plain(stable_start_s=0.0, max_restarts=2, restart_window_s=60.0)
+    worker.handle(Tick(), 0.0)
+    assert StartEnv(2) in worker.handle(EnvExited(-11), 10.0)
+    assert StartEnv(3) in worker.handle(EnvExited(-11), 20.0)
+    (report,) = worker.handle(EnvExited(-11), 30.0)
+    assert report == ReportLost(
+        3,
+        "killed by SIGSEGV; it was restarted 2 times within 60 s and stays down; its output is in w.log",
+        -11,
+        restarts=2,
+        final=True,
+    )
+    assert worker.down
+    assert worker.handle(Tick(), 1000.0) == []
+
+
+def test_restarts_older_than_the_window_do_not_count() -> None:
+    worker = plain(stable_start_s=0.0, max_restarts=1, restart_window_s=60.0)
+    worker.handle(Tick(), 0.0)
+    for incarnation, now in enumerate((100.0, 161.0, 222.0), start=2):
+        assert StartEnv(incarnation) in worker.handle(EnvExited(1), now)
+    assert StartEnv not in map(type, worker.handle(EnvExited(1), 223.0))
+
+
+def test_a_server_that_does_not_come_up_is_ended_and_tried_again() -> None:
+    worker = Lifecycle(WorkerConfig(worker_id="w", restart_timeout_s=30.0), "w.log")
+    worker.handle(Tick(), 0.0)
+    assert worker.handle(Tick(), 29.0) == []
+    report, end = worker.handle(Tick(), 30.0)
+    assert isinstance(report, ReportLost)
+    assert (report.incarnation, report.final) == (0, False)
+    assert end == EndServer()
+    assert worker.handle(ServerExited(0), 31.0) == [StartServer()]
+    assert worker.handle(ServerFailed("port 2000 is in use"), 31.1)[-1] == EndServer()
+
+
+def test_a_hopeless_server_is_final_at_once() -> None:
+    worker = Lifecycle(WorkerConfig(worker_id="w", simulator="carla"), "w.log")
+    worker.handle(Tick(), 0.0)
+    assert worker.handle(ServerFailed("CarlaUE4 refuses to run as root", hopeless=True), 0.1) == [
+        ReportLost(0, "CarlaUE4 refuses to run as root; its output is in w.log", -1, restarts=0, final=True),
+        EndServer(),
+    ]
+    assert worker.handle(ServerExited(0), 0.1) == []
+    assert worker.down
+
+
+def test_stop_ends_the_env_process_then_the_server_and_reports_nothing() -> None:
+    worker = with_server()
+    assert worker.handle(Stop(), 10.0) == [SignalEnv(signal.SIGTERM)]
+    assert worker.handle(EnvExited(0), 10.5) == [EndServer()]
+    assert not worker.stopped
+    assert worker.handle(ServerExited(143), 11.0) == []
+    assert worker.stopped
+
+
+def test_stop_kills_what_does_not_listen() -> None:
+    worker = with_server()
+    worker.handle(Stop(), 10.0)
+    assert worker.handle(Tick(), 10.0 + TERM_GRACE_S - 0.1) == []
+    assert worker.handle(Tick(), 10.0 + TERM_GRACE_S) == [SignalEnv(signal.SIGKILL)]
+    worker.handle(EnvExited(-9), 14.0)
+    assert worker.handle(Tick(), 14.0 + SERVER_GRACE_S) == [EndServer(force=True)]
+    worker.handle(ServerExited(-9), 19.0)
+    assert worker.stopped
+
+
+def test_stop_during_the_start_of_the_server() -> None:
+    worker = Lifecycle(WorkerConfig(worker_id="w"), "w.log")
+    worker.handle(Tick(), 0.0)
+    assert worker.handle(Stop(), 0.1) == [EndServer()]
+    assert worker.handle(ServerReady(), 0.2) == []
+    assert worker.handle(ServerExited(0), 0.3) == []
+    assert worker.stopped
+
+
+def test_stop_of_a_worker_that_is_down() -> None:
+    worker = plain(max_restarts=0)
+    worker.handle(Tick(), 0.0)
+    worker.handle(EnvExited(1), 1.0)
+    assert worker.down
+    assert worker.handle(Stop(), 2.0) == []
+    assert worker.stopped

@@ -1,0 +1,125 @@
+"""A supervisor's side of the conversation with the broker: register, heartbeat, report; it never blocks.
+
+ZMQ_IMMEDIATE is on: without a broker nothing piles up. Registrations and heartbeats are simply repeated; reports of a
+death, which are told once, wait in a queue of our own.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import zmq
+
+from zmqcarla.broker import protocol
+from zmqcarla.broker.errors import ProtocolError
+
+_LOG = logging.getLogger(__name__)
+
+_HEARTBEAT_MS: Final = 2000
+_HEARTBEAT_TIMEOUT_MS: Final = 10_000
+_RECONNECT_MAX_MS: Final = 1000
+_LAST_MESSAGES_MS: Final = 500
+
+
+def dealer() -> zmq.Socket[bytes]:
+    """A socket for a broker that may come, go and come back; to be connected."""
+    made: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    made.setsockopt(zmq.LINGER, 0)
+    made.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+    made.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+    return made
+
+
+class BrokerLink:
+    """One DEALER socket for all workers of a supervisor.
+
+    Args:
+        address: of the broker.
+
+    Attributes:
+        socket: to be polled for reading.
+        sweep_wanted: a lease has ended since this was last set to False.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.sweep_wanted = False
+        self.socket = dealer()
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.connect(address)
+        self._sent: dict[str, protocol.Register] = {}
+        self._welcomed: dict[str, protocol.Register] = {}
+        self._reports: collections.deque[protocol.Message] = collections.deque()
+        self._due_at = 0.0
+        self._rejection = ""
+
+    def report(self, message: protocol.WorkerLost | protocol.Unregister) -> None:
+        """Send, now or when the broker is back."""
+        self._reports.append(message)
+        self._flush()
+
+    def tick(self, offers: Sequence[protocol.Register], now: float) -> None:
+        """Send what is due: heartbeats and unanswered registrations once per HEARTBEAT_S, new ones at once."""
+        if not self._flush():
+            return
+        due = now >= self._due_at
+        for offer in offers:
+            known = self._sent if not due else self._welcomed
+            if known.get(offer.worker_id) != offer and self._send(offer):
+                self._sent[offer.worker_id] = offer
+        if due:
+            known_ids = tuple([offer.worker_id for offer in offers if offer.worker_id in self._welcomed])
+            if self._send(protocol.Heartbeat(known_ids)):
+                self._due_at = now + protocol.HEARTBEAT_S
+
+    def read(self) -> None:
+        """Take in all messages that have come."""
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._take(protocol.decode(frames[0]))
+            except ProtocolError as error:
+                _LOG.warning("ignored a message of the broker: %s", error)
+
+    def close(self) -> None:
+        """Send what is still queued, for a moment, and let go."""
+        self._flush()
+        self.socket.close(linger=_LAST_MESSAGES_MS)
+
+    def _take(self, message: protocol.Message) -> None:
+        match message:
+            case protocol.Welcome(worker_id) if worker_id in self._sent:
+                if worker_id not in self._welcomed:
+                    _LOG.info("worker %s is registered", worker_id)
+                self._welcomed[worker_id] = self._sent[worker_id]
+            case protocol.UnknownWorker(worker_id):
+                self._sent.pop(worker_id, None)
+                self._welcomed.pop(worker_id, None)
+            case protocol.LeaseEnded():
+                self.sweep_wanted = True
+            case protocol.Rejected(text) if text != self._rejection:
+                self._rejection = text
+                _LOG.error("the broker rejected a message: %s", text)
+            case _:
+                pass
+
+    def _flush(self) -> bool:
+        """Send the reports that wait; whether all have gone."""
+        while self._reports:
+            if not self._send(self._reports[0]):
+                return False
+            self._reports.popleft()
+        return True
+
+    def _send(self, message: protocol.Message) -> bool:
+        try:
+            self.socket.send(protocol.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True

@@ -1,0 +1,252 @@
+"""`zmqcarla/Carla-v0`: drive one vehicle along a route in a CARLA world, as an ordinary Gymnasium environment.
+
+    env = gymnasium.make("zmqcarla/Carla-v0", map="Town01.xodr")
+
+It works alone, with a server that it starts itself, and inside a pool worker, with the worker's server (`connect`).
+The parts: `session` (the server), `episode` (actors and route), `observation`, `reward`, `termination`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from zmqcarla.broker.errors import EmbeddedSimulatorWarning, InvalidActionError, SimulatorError
+from zmqcarla.workers import ports
+from zmqcarla.workers.config import CarlaEnvConfig
+from zmqcarla.workers.episode import Episode, Moment
+from zmqcarla.workers.observation import Observation, observation_space, observe
+from zmqcarla.workers.reward import REWARDS, StepFacts
+from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
+from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
+from zmqcarla.workers.termination import Ending, EndingJudge
+
+_ACTION_LOW = np.array([-1.0, -1.0, 0.0], dtype=np.float32)
+_ACTION_HIGH = np.array([1.0, 1.0, 1.0], dtype=np.float32)
+
+
+class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
+    """One vehicle, one route, one CARLA server.
+
+    Observation: see `zmqcarla.workers.observation`. Action: float32 (3,) = steer -1 (left) to 1, throttle -1 to 1,
+    brake 0 to 1; negative throttle drives in reverse; values out of range are clipped.
+
+    `info` after reset and step: "frame" (ticks since the reset), "simulator" ("embedded" or "carla"),
+    "route_completion" (percent), "route_length_m", "distance_to_goal_m", "lane_offset_m", "lane_width_m", "speed_mps",
+    "collided_with", "ran_red_light", "lane_invasion", "terminated_by" (see `Ending`), "reward_terms" (empty after
+    reset). After reset also "map", "weather", "spawn_point", "goal_x_m", "goal_y_m".
+
+    The server is started, or connected to, by the first reset. On the embedded simulator a seeded reset also reloads
+    the world, so that two runs of one seed are identical bit for bit.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - gymnasium's own form
+
+    def __init__(self, **settings: Any) -> None:
+        """Check the settings; no process is started yet.
+
+        Args:
+            **settings: the fields of `CarlaEnvConfig`.
+
+        Raises:
+            ValueError: a setting is out of range.
+            SimulatorStartError: real CARLA is asked for and cannot be started here.
+        """
+        self.config = CarlaEnvConfig(**settings)
+        self.render_mode = self.config.render_mode
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / (self.config.delta_s * self.config.frame_skip))}
+        self.observation_space: spaces.Space[Any] = observation_space(self.config.image_size)
+        self.action_space: spaces.Space[Any] = spaces.Box(_ACTION_LOW, _ACTION_HIGH, dtype=np.float32)
+        self._simulator: SimulatorName = self.config.simulator_name
+        self._claim: ports.PortClaim | None = None
+        self._server: Server | None = None
+        self._session: Session | None = None
+        self._episode: Episode | None = None
+        if self.config.connect is None and self._simulator == "carla":
+            carla_script(self.config.root)
+        if self.config.connect is None and self.config.simulator is None and self._simulator == "embedded":
+            _warn_embedded_once()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: fixes spawn point, goal and weather of this and the following episodes.
+            options: "spawn_point": index; "goal": index of a spawn point or (x, y, z) in metres; "route_length_m":
+                least length of a random route. What is missing is drawn.
+
+        Raises:
+            SimulatorError: the server cannot be started or reached, or does not answer.
+            ValueError: an option cannot be met.
+        """
+        super().reset(seed=seed)
+        self._end_episode()
+        session = self._open()
+        if seed is not None and self._simulator == "embedded":
+            session.reload()
+        else:
+            session.world.reset_all_traffic_lights()
+        self._episode = Episode(session, self.config, self.np_random, options or {})
+        self._judge = EndingJudge(self.config)
+        self._steps = 0
+        self._steer = 0.0
+        self._moment = self._episode.begin()
+        scene = self._episode.scene
+        goal_x_m, goal_y_m = scene.route.goal_xy_m
+        chosen = {
+            "map": town_name(session.map.name),
+            "weather": scene.weather,
+            "spawn_point": scene.spawn_point,
+            "goal_x_m": goal_x_m,
+            "goal_y_m": goal_y_m,
+        }
+        return self._observation(), {**self._info(Ending.NONE, {}), **chosen}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Drive for `frame_skip` ticks.
+
+        Raises:
+            InvalidActionError: the action has another shape, or holds NaN or infinity.
+            SimulatorTimeoutError: the server does not answer; the next reset connects anew.
+            gymnasium.error.ResetNeeded: no episode is running.
+        """
+        if self._episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
+        checked = checked_action(action)
+        self._moment = moment = self._episode.step(checked)
+        self._steps += 1
+        passed_s = self.config.delta_s * self.config.frame_skip
+        ending = self._judge.judge(moment.ego, moment.route, moment.events, passed_s)
+        steering_change, self._steer = abs(float(checked[0]) - self._steer), float(checked[0])
+        facts = StepFacts(moment.ego, moment.route, moment.events, ending, steering_change)
+        terms = REWARDS[self.config.reward_type](facts)
+        terminated = ending is not Ending.NONE
+        truncated = self._steps >= self.config.max_steps
+        return self._observation(), float(sum(terms.values())), terminated, truncated, self._info(ending, terms)
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return the camera picture, uint8 (height, width, 3), RGB, a new array; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if self._episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
+        return np.ascontiguousarray(self._moment.rgb.transpose(1, 2, 0))
+
+    def close(self) -> None:
+        """Destroy the actors, give the clock back, end an own server; a second call does nothing."""
+        self._end_episode()
+        self._disconnect()
+
+    def lane_lines(self) -> list[NDArray[np.float64]]:
+        """Return the centre line of every lane of the map, for drawing: float64 (k, 2) each, metres, world frame."""
+        return self._open().graph.lines()
+
+    def _observation(self) -> Observation:
+        moment = self._moment
+        return observe(moment.rgb, moment.ego, moment.route, moment.events)
+
+    def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
+        assert self._episode is not None
+        moment: Moment = self._moment
+        return {
+            "frame": self._episode.ticks,
+            "simulator": self._simulator,
+            "route_completion": moment.route.completion_percent,
+            "route_length_m": self._episode.scene.route.length_m,
+            "distance_to_goal_m": moment.route.distance_to_goal_m,
+            "lane_offset_m": moment.route.lane_offset_m,
+            "lane_width_m": moment.route.lane_width_m,
+            "speed_mps": moment.ego.speed_mps,
+            "collided_with": moment.collided_with,
+            "ran_red_light": moment.events.ran_red_light,
+            "lane_invasion": moment.events.lane_invasion,
+            "terminated_by": ending.value,
+            "reward_terms": terms,
+        }
+
+    def _open(self) -> Session:
+        """Return the session, starting the server and connecting to it when there is none that works."""
+        if self._session is not None and not self._session.lost:
+            return self._session
+        self._disconnect()
+        host, port = self.config.address() if self.config.connect is not None else ("127.0.0.1", self._start_server())
+        try:
+            self._session = Session(host, port, self.config.timeout, self.config.delta_s, self.config.map)
+        except SimulatorError as error:
+            if self._server is not None and self._server.poll() is not None:
+                raise self._server.ended_error() from error
+            raise
+        return self._session
+
+    def _start_server(self) -> int:
+        """Start an own server on a free port block and return its port."""
+        town_file = self.config.map if self.config.map is not None and is_opendrive_path(self.config.map) else None
+        if town_file is not None:
+            read_opendrive(town_file)
+        self._claim = ports.claim_free()
+        port = self._claim.block.rpc
+        spec = ServerSpec(self._simulator, port, self.config.gpu, town_file, self.config.root)
+        self._server = launch(spec, ports.runtime_directory() / f"server-{port}.log")
+        self._server.wait_ready(self.config.start_timeout_s)
+        return port
+
+    def _end_episode(self) -> None:
+        if self._episode is not None:
+            episode, self._episode = self._episode, None
+            episode.end()
+
+    def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        server, self._server = self._server, None
+        claim, self._claim = self._claim, None
+        if session is not None and server is None:
+            session.close()
+        if server is not None:
+            server.close()
+            with contextlib.suppress(OSError):
+                server.log_path.unlink()
+        if claim is not None:
+            claim.release()
+
+
+def checked_action(action: Any) -> NDArray[np.float32]:
+    """Return `action` as float32 (3,) within its bounds.
+
+    Raises:
+        InvalidActionError: it has another shape, is not numeric, or holds NaN or infinity.
+    """
+    expected = "expected an action of 3 finite numbers, [steer, throttle, brake]"
+    try:
+        array = np.asarray(action, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidActionError(
+            f"{expected}, found {action!r} ({error}); pass a float32 array of shape (3,)"
+        ) from error
+    if array.shape != (3,):
+        raise InvalidActionError(f"{expected}, found an array of shape {array.shape}; pass one of shape (3,)")
+    if not np.isfinite(array).all():
+        raise InvalidActionError(f"{expected}, found {array.tolist()}; look for a division by zero in the policy")
+    return np.clip(array, _ACTION_LOW, _ACTION_HIGH)
+
+
+_embedded_warned = False
+
+
+def _warn_embedded_once() -> None:
+    global _embedded_warned
+    if not _embedded_warned:
+        _embedded_warned = True
+        warnings.warn(
+            "no CARLA was named (connect, carla_root, CARLA_ROOT), so zmqcarla's embedded simulator drives; it is not "
+            "CarlaUE4. Pass simulator='embedded' to choose it on purpose",
+            EmbeddedSimulatorWarning,
+            stacklevel=3,
+        )

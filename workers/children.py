@@ -1,0 +1,216 @@
+"""The processes of one worker, as the supervisor starts, signals and reaps them; it decides nothing.
+
+The env process leads a session of its own and is killed by group; it also asks the kernel to die with the supervisor.
+The server runs under a guard (`zmqcarla.workers.servers`). Nothing here waits, except `close` for what is stuck.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
+from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers import lifecycle, ports, servers
+from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
+
+_LAST_WORDS_BYTES: Final = 4096
+_ALREADY_LISTENS_S: Final = 1.0
+_CLOSE_TIMEOUT_S: Final = 5.0
+
+
+class Children:
+    """Server, env process, port claim and status page of one worker.
+
+    Args:
+        config: the worker.
+        broker: address for the env process.
+        log_directory: takes the output of both processes.
+
+    Attributes:
+        env_log: file that takes the env process's output.
+        server_log: file that takes the server's output.
+    """
+
+    def __init__(self, config: WorkerConfig, broker: str, log_directory: Path) -> None:
+        self.env_log = log_directory / f"{config.worker_id}.log"
+        self.server_log = log_directory / f"{config.worker_id}.server.log"
+        self._config = config
+        self._broker = broker
+        self._page = StatusPage.create()
+        self._claim: ports.PortClaim | None = None
+        self._server: servers.Server | None = None
+        self._server_fd = -1
+        self._server_ready = False
+        self._env: subprocess.Popen[bytes] | None = None
+        self._env_fd = -1
+        self._words_fd = -1
+
+    @property
+    def port(self) -> int | None:
+        """RPC port of the worker's server, as far as it is known."""
+        if self._claim is not None:
+            return self._claim.block.rpc
+        if self._config.connect is not None:
+            return int(self._config.connect.rpartition(":")[2])
+        return self._config.port
+
+    @property
+    def exit_fds(self) -> set[int]:
+        """pidfds, readable when a process of this worker has ended."""
+        return {fd for fd in (self._server_fd, self._env_fd) if fd >= 0}
+
+    # --- what the state machine wants done ---
+
+    def start_server(self) -> list[lifecycle.Event]:
+        """Claim the ports and start the server under its guard."""
+        config = self._config
+        assert config.simulator != "none"
+        try:
+            if self._claim is None:
+                self._claim = ports.claim_free() if config.port is None else ports.claim(config.port)
+            seed = () if config.seed is None or config.simulator != "embedded" else ("--seed", str(config.seed))
+            spec = servers.ServerSpec(
+                config.simulator, self._claim.block.rpc, config.gpu or 0, config.map, config.carla_root, seed
+            )
+            self._server = servers.launch(spec, self.server_log)
+            self._server_fd = os.pidfd_open(self._server.pid)
+            self._server_ready = False
+        except SimulatorStartError as error:
+            return [lifecycle.ServerFailed(str(error), hopeless=True)]
+        except (PortInUseError, OSError) as error:
+            return [lifecycle.ServerFailed(str(error))]
+        return []
+
+    def end_server(self, *, force: bool) -> list[lifecycle.Event]:
+        """Ask the guard to end the server, or kill both."""
+        if self._server is None:
+            return [lifecycle.ServerExited(0)]
+        if force:
+            self._kill_server_group(self._server)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._server.pid, signal.SIGKILL if force else signal.SIGTERM)
+        return []
+
+    def start_env(self, incarnation: int) -> list[lifecycle.Event]:
+        """Start an env process."""
+        config = self._config
+        server = config.connect
+        if self._claim is not None:
+            server = f"127.0.0.1:{self._claim.block.rpc}"
+        self._words_fd, words_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        told = EnvProcessConfig(
+            worker_id=config.worker_id,
+            incarnation=incarnation,
+            broker=self._broker,
+            page=self._page.name,
+            supervisor_pid=os.getpid(),
+            last_words_fd=words_end,
+            simulator=config.simulator,
+            server=server,
+            env_patterns=config.env_patterns,
+        )
+        self._page.fields["incarnation"] = incarnation
+        self._page.enter(Phase.STARTING)
+        try:
+            with self.env_log.open("ab") as log:
+                self._env = subprocess.Popen(
+                    [sys.executable, "-u", "-m", "zmqcarla.workers.env_process", told.to_json()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(words_end,),
+                    start_new_session=True,
+                )
+            self._env_fd = os.pidfd_open(self._env.pid)
+        except OSError as error:
+            os.close(self._words_fd)
+            return [lifecycle.EnvExited(127, str(error))]
+        finally:
+            os.close(words_end)
+        return []
+
+    def signal_env(self, number: signal.Signals) -> list[lifecycle.Event]:
+        """Signal the env process's group; its leader is not reaped yet, so the number is still its own."""
+        if self._env is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._env.pid, number)
+        return []
+
+    # --- what has happened ---
+
+    def events(self) -> list[lifecycle.Event]:
+        """What has changed since the last call; a dead server comes first, for it explains a dead env process."""
+        return [*self._server_events(), *self._env_events()]
+
+    def _env_events(self) -> list[lifecycle.Event]:
+        env = self._env
+        if env is None:
+            return []
+        # Look without reaping: as long as its leader is a zombie, the group's number cannot pass to strangers.
+        if os.waitid(os.P_PID, env.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            fields = self._page.fields
+            return [lifecycle.Observed(self._page.phase, self._page.phase_age_s(), int(fields["seq"]))]
+        self.signal_env(signal.SIGKILL)
+        exit_code = env.wait()
+        try:
+            words = os.read(self._words_fd, _LAST_WORDS_BYTES).decode("utf-8", "replace")
+        except BlockingIOError:  # a process that left the group holds the other end
+            words = ""
+        os.close(self._words_fd)
+        os.close(self._env_fd)
+        self._env, self._env_fd = None, -1
+        return [lifecycle.EnvExited(exit_code, words)]
+
+    def _server_events(self) -> list[lifecycle.Event]:
+        server = self._server
+        if server is None:
+            return []
+        status = server.poll()
+        if not self._server_ready and (status is not None or ports.is_listening(server.spec.port)):
+            self._server_ready = True
+            try:
+                server.wait_ready(_ALREADY_LISTENS_S)
+            except (SimulatorStartError, PortInUseError) as error:
+                return [lifecycle.ServerFailed(str(error))]
+            return [lifecycle.ServerReady()]
+        if status is None:
+            return []
+        if status < 0:  # the guard itself was killed, so nobody has ended what it guarded
+            self._kill_server_group(server)
+        self._forget_server(server)
+        return [lifecycle.ServerExited(status)]
+
+    def _kill_server_group(self, server: servers.Server) -> None:
+        with contextlib.suppress(ProcessLookupError, SimulatorStartError):
+            os.killpg(server.server_pid(timeout_s=0.01), signal.SIGKILL)
+
+    def _forget_server(self, server: servers.Server) -> None:
+        server.close()
+        os.close(self._server_fd)
+        self._server, self._server_fd = None, -1
+        if self._config.port is None and self._claim is not None:
+            # A port that misbehaved is not insisted on; one that did not is the first free one again.
+            self._claim.release()
+            self._claim = None
+
+    def close(self) -> None:
+        """End and reap whatever is left, and give back ports and status page."""
+        if self._env is not None:
+            self.signal_env(signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._env.wait(_CLOSE_TIMEOUT_S)
+            os.close(self._words_fd)
+            os.close(self._env_fd)
+            self._env, self._env_fd = None, -1
+        if self._server is not None:
+            self._forget_server(self._server)
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+        self._page.close()

@@ -1,0 +1,115 @@
+"""What a user may choose about one CARLA environment: the keywords of `gymnasium.make("zmqcarla/Carla-v0", ...)`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from zmqcarla.workers.servers import SimulatorName
+
+RewardType = Literal["dense", "sparse"]
+RenderMode = Literal["rgb_array"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarlaEnvConfig:
+    """Settings of one `CarlaEnv`; checked on construction."""
+
+    connect: str | None = None
+    """HOST:PORT of a server that already runs; None lets the env start its own."""
+
+    simulator: SimulatorName | None = None
+    """"embedded" or "carla"; None means real CARLA when an address or a root is given, else the embedded simulator."""
+
+    carla_root: str | None = None
+    """Folder of a CARLA release; None reads the variable CARLA_ROOT."""
+
+    map: str | None = None
+    """Path of an OpenDRIVE file (.xodr) or a town's name; None takes what the server has."""
+
+    timeout: float = 20.0
+    """Seconds to wait for one answer of the server, or for one camera frame."""
+
+    max_steps: int = 2000
+    """Steps after which an episode is truncated."""
+
+    frame_skip: int = 1
+    """Simulator ticks per step."""
+
+    delta_s: float = 0.05
+    """Simulated seconds per tick."""
+
+    reward_type: RewardType = "dense"
+    """"dense" or "sparse"; see `zmqcarla.workers.reward`."""
+
+    render_mode: RenderMode | None = None
+    """"rgb_array" lets `render()` return the camera picture, uint8 (height, width, 3)."""
+
+    image_size: tuple[int, int] = (400, 224)
+    """Width and height of the camera in pixels."""
+
+    route_length_m: float = 300.0
+    """Least length of a random route."""
+
+    off_route_m: float = 30.0
+    """Distance from the route at which the episode ends."""
+
+    blocked_s: float = 60.0
+    """Simulated time below 0.1 m/s after which the episode ends."""
+
+    terminate_on_collision: bool = True
+    """Whether a collision ends the episode."""
+
+    gpu: int = 0
+    """Graphics adapter for a CARLA that the env starts itself."""
+
+    start_timeout_s: float = 120.0
+    """Seconds that a server which the env starts itself may take until it listens."""
+
+    def __post_init__(self) -> None:
+        _choose("simulator", self.simulator, (None, "embedded", "carla"))
+        _choose("reward_type", self.reward_type, ("dense", "sparse"))
+        _choose("render_mode", self.render_mode, (None, "rgb_array"))
+        for name in ("timeout", "delta_s", "route_length_m", "off_route_m", "blocked_s", "start_timeout_s"):
+            _expect(name, getattr(self, name), getattr(self, name) > 0.0, "a number above 0")
+        for name in ("max_steps", "frame_skip"):
+            _expect(name, getattr(self, name), getattr(self, name) >= 1, "a whole number of at least 1")
+        # CARLA's physics cannot substep further: ten substeps of 0.01 s.
+        _expect("delta_s", self.delta_s, self.delta_s <= 0.1, "at most 0.1 s per tick")
+        size = tuple(self.image_size)
+        _expect("image_size", size, len(size) == 2 and min(size) >= 16, "(width, height) of at least 16 pixels")
+        if self.connect is not None:
+            self.address()
+
+    @property
+    def simulator_name(self) -> SimulatorName:
+        """Which simulator these settings mean."""
+        if self.simulator is not None:
+            return self.simulator
+        return "carla" if self.connect is not None or self.root is not None else "embedded"
+
+    @property
+    def root(self) -> str | None:
+        """The CARLA release to start, from `carla_root` or CARLA_ROOT."""
+        return self.carla_root or os.environ.get("CARLA_ROOT") or None
+
+    def address(self) -> tuple[str, int]:
+        """Return host and port of `connect`.
+
+        Raises:
+            ValueError: `connect` is not HOST:PORT.
+        """
+        host, _, port = (self.connect or "").rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"connect: expected HOST:PORT such as '127.0.0.1:2000', found {self.connect!r}")
+        return host, int(port)
+
+
+def _choose(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    _expect(name, value, value in allowed, "one of " + ", ".join(map(repr, allowed)))
+
+
+def _expect(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, found {value!r}")

@@ -1,0 +1,231 @@
+"""The process that runs one env for the pool: `python -m zmqcarla.workers.env_process '<json>'`.
+
+A DEALER loop: announce, take a command, do it, answer. The supervisor starts it, watches it through the status page,
+and kills it when a command takes too long; nothing here has to be quick-witted, because the carla client can hold the
+GIL for whole calls and can abort the process.
+
+Every command is done exactly once: its (lease, row, seq) and its reply are remembered, a repeated command is answered
+from there, and an older one is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Final, NoReturn
+
+import zmq
+
+from zmqcarla.broker import protocol
+from zmqcarla.broker.codec import pack, unpack
+from zmqcarla.broker.errors import ProtocolError, SimulatorStartError, SimulatorTimeoutError
+from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers.broker_link import dealer
+from zmqcarla.workers.served_env import ServedEnv, pack_reply
+from zmqcarla.workers.worker_config import EnvProcessConfig
+
+_PR_SET_PDEATHSIG: Final = 1
+_LAST_WORDS_BYTES: Final = 4000  # below PIPE_BUF, so that the write never blocks
+_SEND_QUEUE: Final = 16
+
+
+class _Stop(BaseException):
+    """SIGTERM came."""
+
+
+class EnvProcess:
+    """The loop, and the memory of the last command.
+
+    Args:
+        config: from the supervisor.
+        page: its status page.
+    """
+
+    def __init__(self, config: EnvProcessConfig, page: StatusPage) -> None:
+        self._config = config
+        self._page = page
+        self._served = ServedEnv(config.env_patterns, config.simulator, config.server, page)
+        self._lease_id = b""
+        self._row = -1
+        self._seq = 0
+        self._reply: tuple[bytes, bytes] = (b"", b"")
+        self._socket = dealer()
+        self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
+        self._socket.setsockopt(zmq.RCVTIMEO, int(protocol.HEARTBEAT_S * 1000))
+
+    def run(self) -> NoReturn:
+        """Serve until SIGTERM."""
+        self._socket.connect(self._config.broker)
+        while True:
+            self._page.enter(Phase.IDLE, self._row, self._seq)
+            self._announce()
+            with contextlib.suppress(zmq.Again):  # nothing for HEARTBEAT_S: announce again
+                while True:
+                    self._serve(self._socket.recv_multipart())
+
+    def close(self) -> None:
+        """Close the env, as at the end of a lease, and the socket."""
+        self._end_lease()
+        self._socket.close()
+
+    def _announce(self) -> None:
+        config = self._config
+        self._send(
+            protocol.encode(
+                protocol.Ready(
+                    protocol.PROTOCOL,
+                    config.worker_id,
+                    config.incarnation,
+                    os.getpid(),
+                    self._lease_id,
+                    self._row,
+                    self._seq,
+                )
+            )
+        )
+
+    def _send(self, *frames: bytes) -> None:
+        """Never blocks: with no broker for long, announcements are dropped; a lost reply is asked for again."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+
+    def _serve(self, frames: list[bytes]) -> None:
+        try:
+            message = protocol.decode(frames[0])
+            protocol.check_frames(frames)
+        except ProtocolError as error:
+            _log(f"ignored a message: {error}")
+            return
+        match message:
+            case protocol.RowCommand() if len(frames) == 2:
+                self._command(message, frames[1])
+            case protocol.LeaseEnded(lease_id):
+                if lease_id == self._lease_id:
+                    self._end_lease()
+                    self._page.enter(Phase.IDLE)
+                    self._announce()
+            case protocol.Rejected(text):
+                _log(f"the broker rejected a message: {text}")
+            case protocol.UnknownWorker():
+                pass  # the supervisor registers it
+            case _:
+                _log(f"ignored a {message.kind!r} with {len(frames)} frames")
+
+    def _command(self, command: protocol.RowCommand, payload: bytes) -> None:
+        if (command.lease_id, command.row) != (self._lease_id, self._row):
+            self._end_lease()
+            self._lease_id, self._row = command.lease_id, command.row
+            self._page.fields["lease_id"] = list(command.lease_id.ljust(16, b"\0")[:16])
+        elif command.seq == self._seq:
+            self._send(*self._reply)
+            return
+        elif command.seq < self._seq:
+            return
+        outcome, reply = self._perform(command, payload)
+        self._seq = command.seq
+        self._reply = (
+            protocol.encode(protocol.RowReply(command.lease_id, command.row, command.seq, outcome)),
+            reply,
+        )
+        self._page.enter(Phase.IDLE, command.row, command.seq)
+        self._send(*self._reply)
+
+    def _perform(self, command: protocol.RowCommand, payload: bytes) -> tuple[str, bytes]:
+        """The outcome of one command and the payload of its reply."""
+        try:
+            value = self._served.perform(command.op, unpack(payload), command.row, command.seq)
+            reply = pack_reply(command.op, value)
+            if len(reply) > protocol.MAX_PAYLOAD_BYTES:
+                raise ProtocolError(
+                    f"expected a reply of at most {protocol.MAX_PAYLOAD_BYTES} bytes to {command.op!r}, found "
+                    f"{len(reply)}; let the env return less, or run the worker where it sees the client's /dev/shm"
+                )
+            return "ok", reply
+        except (SimulatorStartError, SimulatorTimeoutError) as error:
+            self._abandon(error)
+        except Exception as error:  # whatever an env may raise is the client's to see
+            kind = type(error)
+            news = {
+                "type": f"{kind.__module__}.{kind.__qualname__}",
+                "text": str(error),
+                "traceback": traceback.format_exc(),
+            }
+            return "error", pack(news)
+
+    def _end_lease(self) -> None:
+        if not self._lease_id:
+            return
+        self._lease_id, self._row, self._seq, self._reply = b"", -1, 0, (b"", b"")
+        self._page.enter(Phase.CLOSING)
+        self._page.fields["lease_id"] = 0
+        try:
+            self._served.close()
+        except (SimulatorStartError, SimulatorTimeoutError) as error:
+            self._abandon(error)
+        except Exception:  # nobody is left to be told but the log
+            _log(f"closing the env failed:\n{traceback.format_exc()}")
+
+    def _abandon(self, error: Exception) -> NoReturn:
+        """The simulator does not answer: only a new one helps, so nothing is tidied up here."""
+        _log(traceback.format_exc())
+        say_last_words(self._config.last_words_fd, error)
+        os._exit(protocol.EXIT_SIMULATOR_FAILED)
+
+
+def say_last_words(fd: int, error: BaseException) -> None:
+    """Leave the reason of a sudden end for the supervisor."""
+    text = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):
+        os.write(fd, text.encode()[:_LAST_WORDS_BYTES])
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies; end at once when that has happened already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def _log(text: str) -> None:
+    print(f"zmqcarla env process: {text}", file=sys.stderr, flush=True)
+
+
+def _on_term(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stop
+
+
+def main(arguments: list[str]) -> int:
+    """Serve as the command line says, until SIGTERM."""
+    if len(arguments) != 1:
+        _log("expected one argument, the JSON of an EnvProcessConfig; env processes are started by a supervisor")
+        return 2
+    config = EnvProcessConfig.from_json(arguments[0])
+    die_with(config.supervisor_pid)
+    os.set_inheritable(config.last_words_fd, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    signal.signal(signal.SIGTERM, _on_term)
+    faulthandler.enable()
+    try:
+        process = EnvProcess(config, StatusPage.attach(config.page))
+        try:
+            process.run()
+        finally:
+            process.close()
+    except _Stop:
+        return 0
+    except BaseException as error:
+        say_last_words(config.last_words_fd, error)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""What happened during one step: collisions, lane edges, red lights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zmqcarla.workers.ego import EgoState
+from zmqcarla.workers.navigation import RouteState
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvents:
+    """The infractions of one step.
+
+    Attributes:
+        collision: the vehicle hit something.
+        lane_invasion: outside junctions, its body reaches over the edge of the route's lane.
+        ran_red_light: it left the box of a light that was red until then.
+    """
+
+    collision: bool = False
+    lane_invasion: bool = False
+    ran_red_light: bool = False
+
+
+def lane_invaded(route: RouteState, ego_half_width_m: float) -> bool:
+    """Return whether the body reaches over the lane's edge.
+
+    This is computed from the route and not by CARLA's lane invasion sensor, whose callback may run before or after
+    the camera's of the same frame, so that two runs of one seed could differ.
+    """
+    if route.at_junction:
+        return False
+    return abs(route.lane_offset_m) + ego_half_width_m > route.lane_width_m / 2.0
+
+
+def red_light_run(before: EgoState, after: EgoState) -> bool:
+    """Return whether the vehicle drove out of a red light's box between two ticks."""
+    left_the_box = before.light_id is not None and after.light_id != before.light_id
+    return left_the_box and before.light_is_red and after.velocity_mps[0] > 0.5

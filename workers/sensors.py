@@ -1,0 +1,123 @@
+"""The ego's sensors: pictures matched to their tick by frame number, and collisions.
+
+The client calls sensor callbacks on its one I/O thread (the session asks for one). They only put what they got into a
+queue; the env thread takes the entry of the frame it wants, drops older ones, and waits no longer than its deadline.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Any
+
+import carla
+import numpy as np
+from numpy.typing import NDArray
+
+from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
+
+_CAMERA_POSE_M = (1.3, 0.0, 2.3)
+_CAMERA_FOV_DEG = 90.0
+
+
+class EgoCamera:
+    """An RGB camera behind the windscreen of a vehicle, looking forward."""
+
+    def __init__(self, world: carla.World, vehicle: carla.Vehicle, image_size: tuple[int, int]) -> None:
+        """Attach and start the camera; its first frame is that of the next tick.
+
+        Args:
+            world: the world of the vehicle.
+            vehicle: carries the camera.
+            image_size: width and height in pixels.
+        """
+        blueprint = world.get_blueprint_library().find("sensor.camera.rgb")
+        width, height = image_size
+        for name, value in (("image_size_x", width), ("image_size_y", height), ("fov", _CAMERA_FOV_DEG)):
+            blueprint.set_attribute(name, str(value))
+        x, y, z = _CAMERA_POSE_M
+        pose = carla.Transform(carla.Location(x, y, z))
+        self._sensor: Any = world.spawn_actor(blueprint, pose, attach_to=vehicle)
+        frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._frames = frames
+        self._sensor.listen(frames.put)
+
+    @property
+    def actor_id(self) -> int:
+        """The sensor's actor id."""
+        return int(self._sensor.id)
+
+    def picture(self, frame: int, timeout_s: float) -> NDArray[np.uint8]:
+        """Return the picture of one tick as a new array, uint8 (3, height, width), RGB.
+
+        Raises:
+            SimulatorTimeoutError: it did not come within `timeout_s`.
+            SimulatorError: the camera sent a later frame without this one.
+        """
+        deadline = time.monotonic() + timeout_s
+        newest: int | None = None
+        while newest is None or newest < frame:
+            try:
+                image = self._frames.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise SimulatorTimeoutError(
+                    f"expected the camera picture of frame {frame} within {timeout_s:g} s, found "
+                    f"{'none at all' if newest is None else f'frame {newest} as the newest'}; "
+                    "the server renders too slowly or is stuck: raise `timeout` or restart it",
+                    timeout_s,
+                ) from None
+            newest = int(image.frame)
+            if newest == frame:
+                return rgb_of(image)
+        raise SimulatorError(
+            f"expected the camera picture of frame {frame}, found frame {newest} after it; "
+            "another client may be ticking this server: only one may"
+        )
+
+    def stop(self) -> None:
+        """Stop the stream; must come before the actor is destroyed."""
+        self._sensor.stop()
+
+
+class CollisionLog:
+    """Remembers whether a vehicle hit something."""
+
+    def __init__(self, world: carla.World, vehicle: carla.Vehicle) -> None:
+        blueprint = world.get_blueprint_library().find("sensor.other.collision")
+        self._sensor: Any = world.spawn_actor(blueprint, carla.Transform(), attach_to=vehicle)
+        hits: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._hits = hits
+        self._sensor.listen(hits.put)
+
+    @property
+    def actor_id(self) -> int:
+        """The sensor's actor id."""
+        return int(self._sensor.id)
+
+    def take(self) -> list[str]:
+        """Return what was hit since the last call, as actor types such as "vehicle.audi.tt" or "static.wall".
+
+        A collision has no message when it does not happen, so nothing can be waited for. The simulator sends it
+        before the picture of the same tick, and the client's one I/O thread keeps that order: call this after
+        `EgoCamera.picture`.
+        """
+        types: list[str] = []
+        while True:
+            try:
+                hit = self._hits.get_nowait()
+            except queue.Empty:
+                return types
+            types.append("unknown" if hit.other_actor is None else str(hit.other_actor.type_id))
+
+    def stop(self) -> None:
+        """Stop the stream; must come before the actor is destroyed."""
+        self._sensor.stop()
+
+
+def rgb_of(image: Any) -> NDArray[np.uint8]:
+    """Copy a CARLA image (BGRA rows) into a new array, uint8 (3, height, width), RGB."""
+    bgra = np.frombuffer(image.raw_data, dtype=np.uint8).reshape(image.height, image.width, 4)
+    rgb = np.empty((3, image.height, image.width), dtype=np.uint8)
+    for channel in range(3):
+        rgb[channel] = bgra[:, :, 2 - channel]
+    return rgb

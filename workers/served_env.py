@@ -1,0 +1,221 @@
+"""The one env that an env process serves: what each command does, without sockets.
+
+`ServedEnv.perform` takes the op and the decoded payload of a RowCommand and returns the value of its reply; payloads
+are drawn in `zmqcarla.broker.protocol`. Errors of the env pass through as they are.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import gymnasium
+
+from zmqcarla.broker.codec import pack
+from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
+from zmqcarla.shm.arena import Arena
+from zmqcarla.shm.layout import make_flatten
+from zmqcarla.shm.segment import SegmentGoneError
+from zmqcarla.shm.spaces import describe
+from zmqcarla.shm.status_page import Phase, StatusPage
+
+_OURS: Final = "zmqcarla/"
+_WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
+_NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
+
+
+class ServedEnv:
+    """At most one open env, and the arena row that takes its observations.
+
+    Args:
+        env_patterns: fnmatch patterns of the env ids that may be opened.
+        simulator: "embedded", "carla" or "none".
+        server: HOST:PORT of the CARLA server for envs of ours.
+        page: says what goes on.
+    """
+
+    def __init__(self, env_patterns: Sequence[str], simulator: str, server: str | None, page: StatusPage) -> None:
+        self._env_patterns = env_patterns
+        self._simulator = simulator
+        self._server = server
+        self._page = page
+        self._env: gymnasium.Env[Any, Any] | None = None
+        self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
+        self._arena: Arena | None = None
+        self._ops: dict[str, Callable[[Any, int, int], Any]] = {
+            "step": self._step,
+            "reset": self._reset,
+            "call": self._call,
+            "open": self._open,
+            "attach": self._attach,
+        }
+
+    def perform(self, op: str, payload: Any, row: int, seq: int) -> Any:
+        """Do one command and return the value of its "ok" reply.
+
+        Raises:
+            ProtocolError: an unknown op, or a payload of another form.
+            LeaseRefusedError: the env id or a keyword is not allowed on this worker.
+            Exception: whatever the env raises.
+        """
+        perform = self._ops.get(op)
+        if perform is None:
+            raise ProtocolError(f"expected one of {', '.join(self._ops)}, found op {op!r}")
+        return perform(payload, row, seq)
+
+    def close(self) -> None:
+        """Close the env and let go of the arena, also when the env's close raises."""
+        env, self._env = self._env, None
+        arena, self._arena = self._arena, None
+        try:
+            if env is not None:
+                env.close()
+        finally:
+            if arena is not None:
+                arena.close()
+
+    # --- ops: (payload, row, seq) -> reply ---
+
+    def _open(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
+        env_id, kwargs = _fields(payload, "open", "env_id", "kwargs")
+        kwargs = self._allowed_kwargs(env_id, kwargs)
+        self._page.enter(Phase.OPENING, row, seq)
+        self.close()
+        # The checker would only repeat on every worker what its author should run once; vector envs skip it as well.
+        env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
+        self._env = env
+        self._flatten = make_flatten(env.observation_space)
+        return {
+            "observation_space": describe(env.observation_space),
+            "action_space": describe(env.action_space),
+            "metadata": {key: value for key, value in env.metadata.items() if _is_sendable(value)},
+            "render_mode": env.render_mode,
+        }
+
+    def _allowed_kwargs(self, env_id: Any, kwargs: Any) -> dict[str, Any]:
+        if not isinstance(env_id, str) or not isinstance(kwargs, dict):
+            raise ProtocolError(f"expected env_id: str and kwargs: dict, found {env_id!r} and {kwargs!r}")
+        if not any(fnmatch.fnmatchcase(env_id, pattern) for pattern in self._env_patterns):
+            raise LeaseRefusedError(
+                f"expected an env id that matches {' or '.join(self._env_patterns)}, found {env_id!r}; "
+                f"start the worker with --env {env_id!r} to allow it"
+            )
+        if not env_id.rpartition(":")[2].startswith(_OURS):
+            return kwargs
+        taken = [name for name in _WORKER_OWNS if name in kwargs]
+        if taken:
+            raise LeaseRefusedError(
+                f"expected no {', '.join(taken)} in the keyword arguments of {env_id!r}, for the worker owns the "
+                "simulator; choose workers by the lease (simulator=, gpu=) or start them with other options"
+            )
+        if self._server is None:
+            raise LeaseRefusedError(
+                f"expected a worker with a simulator for {env_id!r}, found simulator {self._simulator!r}; "
+                "start workers with simulator 'embedded' or 'carla'"
+            )
+        return {**kwargs, "connect": self._server, "simulator": self._simulator}
+
+    def _attach(self, payload: Any, row: int, seq: int) -> dict[str, bool]:
+        name, num_envs, slots = _fields(payload, "attach", "arena", "num_envs", "slots")
+        if not 0 <= row < num_envs:
+            raise ProtocolError(f"expected a row below num_envs={num_envs}, found {row}")
+        space = self._opened().observation_space
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = None
+        try:
+            self._arena = Arena.attach(name, space, num_envs, slots)
+        except SegmentGoneError:  # another host, or a container with its own /dev/shm
+            return {"visible": False}
+        return {"visible": True}
+
+    def _reset(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
+        slot, seed, options, open_payload, attach_payload = _fields(
+            payload, "reset", "slot", "seed", "options", "open", "attach"
+        )
+        if open_payload is not None:
+            self._open(open_payload, row, seq)
+        if attach_payload is not None:
+            self._attach(attach_payload, row, seq)
+        self._page.enter(Phase.RESETTING, row, seq)
+        observation, info = self._opened().reset(seed=seed, options=options)
+        return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
+
+    def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
+        slot, action = payload
+        page = self._page
+        page.enter(Phase.STEPPING, row, seq)
+        observation, reward, terminated, truncated, info = self._opened().step(action)
+        inline = self._deliver(slot, row, observation, seq)
+        page.fields["steps"] += 1
+        # A list, not a tuple: tuples are a msgpack extension, which takes ten times as long.
+        return [float(reward), bool(terminated), bool(truncated), info, inline]
+
+    def _call(self, payload: Any, row: int, seq: int) -> Any:
+        name, args, kwargs = _fields(payload, "call", "name", "args", "kwargs")
+        first, *rest = str(name).split(".")
+        if any(not part or part.startswith("_") for part in (first, *rest)) or name in _NOT_CALLABLE:
+            raise ProtocolError(
+                f"expected the public name of a method or attribute of the env, found {name!r}; "
+                "reset, step and close are methods of the vector env"
+            )
+        env = self._opened()
+        self._page.enter(Phase.CALLING, row, seq)
+        found = functools.reduce(getattr, rest, env.get_wrapper_attr(first))
+        if callable(found):
+            return found(*args, **kwargs)
+        if args or kwargs:
+            raise TypeError(f"expected a method for arguments, found {name!r} = {found!r}")
+        return found
+
+    # --- parts ---
+
+    def _opened(self) -> gymnasium.Env[Any, Any]:
+        if self._env is None:
+            raise ProtocolError("expected `open` before this command: this worker has no env open")
+        return self._env
+
+    def _deliver(self, slot: int, row: int, observation: Any, seq: int) -> dict[int, Any]:
+        """Write the observation into the arena; what has no place there is returned, by the index of its leaf."""
+        if self._arena is not None:
+            return self._arena.write_row(slot, row, observation, seq)
+        return dict(enumerate(self._flatten(observation)))
+
+
+def pack_reply(op: str, value: Any) -> bytes:
+    """The payload of an "ok" reply.
+
+    Raises:
+        UnserialisableError: the text names the part of the reply and the key.
+    """
+    try:
+        return pack(value)
+    except UnserialisableError:
+        parts: dict[str, Any] = {}
+        if op == "step":
+            parts = {"info": value[3], "observation": value[4]}
+        elif op == "reset":
+            parts = {"info": value["info"], "observation": value["inline"]}
+        for name, part in parts.items():
+            try:
+                pack(part)
+            except UnserialisableError as error:
+                raise UnserialisableError(str(error).replace("value", name, 1)) from None
+        raise
+
+
+def _fields(payload: Any, op: str, *names: str) -> list[Any]:
+    try:
+        return [payload[name] for name in names]
+    except (TypeError, KeyError):
+        raise ProtocolError(f"expected {{{', '.join(names)}}} in the payload of {op!r}, found {payload!r}") from None
+
+
+def _is_sendable(value: Any) -> bool:
+    try:
+        pack(value)
+    except UnserialisableError:
+        return False
+    return True

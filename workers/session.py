@@ -1,0 +1,183 @@
+"""The connection to one CARLA server: a checked version, the wanted map, synchronous mode, ticks with a time-out.
+
+The order of the first calls matters: a client of another release crashes in `get_world`, so the versions are compared
+before it. `get_world` holds the interpreter while it blocks, so whether anybody listens is tried with a plain socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import carla
+
+from zmqcarla.broker.errors import (
+    MapNotFoundError,
+    SimulatorStartError,
+    SimulatorTimeoutError,
+    SimulatorVersionError,
+)
+from zmqcarla.workers.lane_graph import LaneGraph
+
+_PROBE_TIMEOUT_S = 5.0
+
+
+class Session:
+    """One client that owns the clock of one server.
+
+    Attributes:
+        world: the loaded world; another object after `reload`.
+        map: its road network.
+        graph: the lanes of that map.
+        lost: whether the server once failed to answer; such a session is to be thrown away.
+    """
+
+    def __init__(self, host: str, port: int, timeout_s: float, delta_s: float, map_wanted: str | None) -> None:
+        """Connect, load `map_wanted` unless the server has it, and take over the clock.
+
+        Raises:
+            SimulatorStartError: nobody listens there.
+            SimulatorVersionError: the server is of another release.
+            MapNotFoundError: the map does not exist.
+            SimulatorTimeoutError: the server did not answer in time.
+        """
+        self._where = f"{host}:{port}"
+        self._timeout_s = timeout_s
+        self._delta_s = delta_s
+        self.lost = False
+        _probe(host, port, min(timeout_s, _PROBE_TIMEOUT_S))
+        self._client: Any = carla.Client(host, port, worker_threads=1)
+        self._client.set_timeout(timeout_s)
+        with self.answers("get_server_version"):
+            _check_version(self._client.get_client_version(), self._client.get_server_version(), self._where)
+        with self.answers("get_world"):
+            self.world: Any = self._client.get_world()
+            self.map: Any = self.world.get_map()
+        self._load(map_wanted)
+        self.graph = LaneGraph(self.map)
+        self._take_clock()
+
+    @contextlib.contextmanager
+    def answers(self, call: str) -> Generator[None]:
+        """Turn the client's time-out during `call` into a `SimulatorTimeoutError` that says where and how long."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "time-out" not in str(error):
+                raise
+            self.lost = True
+            raise SimulatorTimeoutError(
+                f"expected an answer to {call} from the CARLA server at {self._where} within {self._timeout_s:g} s, "
+                "found none; it hangs or has ended: look at its log, restart it, or raise `timeout`",
+                self._timeout_s,
+            ) from error
+
+    def tick(self) -> int:
+        """Advance the world by one step and return the number of the frame that this made."""
+        with self.answers("tick"):
+            return int(self.world.tick(self._timeout_s))
+
+    def reload(self) -> None:
+        """Start the same map anew: no actors, lights and simulated time at their beginning, clock still ours."""
+        with self.answers("reload_world"):
+            self.world = self._client.reload_world(False)
+
+    def destroy(self, actor_ids: list[int]) -> None:
+        """Destroy actors in one batch; ids that no longer live are ignored."""
+        if not self.lost:
+            with self.answers("apply_batch_sync"):
+                self._client.apply_batch_sync([carla.command.DestroyActor(each) for each in actor_ids], False)
+
+    def close(self) -> None:
+        """Give the clock back: the server runs on by itself. Does nothing on a server that stopped answering."""
+        if self.lost:
+            return
+        with contextlib.suppress(SimulatorTimeoutError), self.answers("apply_settings"):
+            settings = self.world.get_settings()
+            settings.synchronous_mode = False
+            settings.fixed_delta_seconds = None
+            self.world.apply_settings(settings)
+
+    def _take_clock(self) -> None:
+        settings = self.world.get_settings()
+        settings.synchronous_mode = True
+        settings.fixed_delta_seconds = self._delta_s
+        settings.deterministic_ragdolls = True
+        with self.answers("apply_settings"):
+            self.world.apply_settings(settings)
+
+    def _load(self, wanted: str | None) -> None:
+        if wanted is None:
+            return
+        if is_opendrive_path(wanted):
+            self._load_opendrive(read_opendrive(wanted))
+        elif town_name(self.map.name) != town_name(wanted):
+            self._load_town(wanted)
+
+    def _load_opendrive(self, text: str) -> None:
+        if self.map.to_opendrive() == text:
+            return
+        with self.answers("generate_opendrive_world"):
+            self.world = self._client.generate_opendrive_world(text, carla.OpendriveGenerationParameters())
+            self.map = self.world.get_map()
+
+    def _load_town(self, wanted: str) -> None:
+        with self.answers("get_available_maps"):
+            towns = sorted(town_name(name) for name in self._client.get_available_maps())
+        if town_name(wanted) not in towns:
+            raise MapNotFoundError(
+                f"expected one of the maps of the server at {self._where} ({', '.join(towns)}), found {wanted!r}; "
+                "pass one of them or the path of a .xodr file"
+            )
+        with self.answers("load_world"):
+            self.world = self._client.load_world(wanted, False)
+            self.map = self.world.get_map()
+
+
+def is_opendrive_path(map_wanted: str) -> bool:
+    """Return whether a map setting names an OpenDRIVE file and not a town."""
+    return map_wanted.endswith(".xodr")
+
+
+def read_opendrive(path: str) -> str:
+    """Return the text of an OpenDRIVE file.
+
+    Raises:
+        MapNotFoundError: there is no such file, or it holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MapNotFoundError(
+            f"expected an OpenDRIVE file at {path}, found {error}; pass the path of a .xodr file or a town's name"
+        ) from error
+    if "<OpenDRIVE" not in text:
+        raise MapNotFoundError(f"expected an OpenDRIVE file at {path}, found no <OpenDRIVE> element in it")
+    return text
+
+
+def town_name(map_name: str) -> str:
+    """Return "Town01" for "Carla/Maps/Town01"."""
+    return map_name.rpartition("/")[2]
+
+
+def _probe(host: str, port: int, timeout_s: float) -> None:
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except OSError as error:
+        raise SimulatorStartError(
+            f"expected a CARLA server at {host}:{port}, found {error}; start one there, correct `connect`, or leave "
+            "`connect` out to let the env start its own"
+        ) from error
+
+
+def _check_version(client: str, server: str, where: str) -> None:
+    # Both may carry a suffix such as "0.9.16-dirty".
+    if client.partition("-")[0] != server.partition("-")[0]:
+        raise SimulatorVersionError(
+            f"expected a CARLA server of release {client} at {where}, found {server}; install the `carla` wheel of "
+            f"{server}, or start a server of {client}"
+        )

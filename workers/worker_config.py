@@ -1,0 +1,202 @@
+"""What a supervisor and its processes are told: frozen, checked on construction, carried as JSON on a command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import secrets
+import socket
+from typing import Any, Literal
+
+from zmqcarla.broker.protocol import DEFAULT_TTL_S
+
+WorkerSimulator = Literal["embedded", "carla", "none"]
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def new_worker_id(port: int | None) -> str:
+    """<host>-<port>, or a random ending where no port tells two workers of one host apart."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "host"
+    return f"{host}-{secrets.token_hex(4) if port is None else port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """One worker: a CARLA server (unless simulator is "none" or connect is given) and one env process."""
+
+    worker_id: str
+    """Unique in the pool; also the name of the log file, so letters, digits, '.', '_' and '-' only."""
+
+    simulator: WorkerSimulator = "embedded"
+    """Which server belongs to the worker; "none" for ordinary Gymnasium envs that need no server."""
+
+    gpu: int | None = None
+    """Graphics adapter of the server; None takes the first."""
+
+    port: int | None = None
+    """First port of the server's block, which then never moves; None takes a free block."""
+
+    map: str | None = None
+    """OpenDRIVE file or town that the embedded simulator starts with; None for its default."""
+
+    carla_root: str | None = None
+    """Folder that holds CarlaUE4.sh; only for simulator "carla"."""
+
+    connect: str | None = None
+    """HOST:PORT of a server that somebody else runs: it is neither started nor ended here."""
+
+    env_patterns: tuple[str, ...] = ("zmqcarla/*",)
+    """fnmatch patterns of the env ids that clients may open; an env id can import code, so keep them narrow."""
+
+    seed: int | None = None
+    """Seed of the embedded simulator's own random choices; None for its default. Episodes are seeded by reset."""
+
+    step_timeout_s: float = 60.0
+    """A step that takes longer is cut: env process and server are killed and restarted."""
+
+    reset_timeout_s: float = 180.0
+    """The same for a reset, a call, and the end of a lease."""
+
+    open_timeout_s: float = 180.0
+    """The same for gymnasium.make."""
+
+    restart_timeout_s: float = 180.0
+    """How long a server may take until it listens, and an env process until it announces itself."""
+
+    max_restarts: int = 5
+    """With this many restarts within restart_window_s the budget is spent, and the worker stays down."""
+
+    restart_window_s: float = 600.0
+    """Restarts that are older than this no longer count."""
+
+    stable_start_s: float = 5.0
+    """A process that dies younger than this counts as a failed start: the next one waits longer."""
+
+    def __post_init__(self) -> None:
+        _expect("worker_id", self.worker_id, _SAFE_ID.fullmatch(self.worker_id), "1 to 128 of A-Z a-z 0-9 . _ -")
+        choices = ("embedded", "carla", "none")
+        _expect("simulator", self.simulator, self.simulator in choices, f"one of {', '.join(choices)}")
+        _expect("env_patterns", self.env_patterns, self.env_patterns, "at least one pattern")
+        for name in ("step", "reset", "open", "restart"):
+            value = getattr(self, f"{name}_timeout_s")
+            _expect(f"{name}_timeout_s", value, value > 0.0, "a number above 0")
+        _expect("max_restarts", self.max_restarts, self.max_restarts >= 0, "0 or more")
+        if self.connect is not None:
+            host, _, port = self.connect.rpartition(":")
+            _expect("connect", self.connect, host and port.isdigit() and 0 < int(port) < 65536, "HOST:PORT")
+            _expect("connect", self.connect, self.simulator != "none", 'None with simulator="none"')
+
+    @property
+    def owns_server(self) -> bool:
+        """Whether a server is started, watched and restarted for this worker."""
+        return self.simulator != "none" and self.connect is None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorConfig:
+    """What one supervisor process looks after."""
+
+    broker: str
+    """ZeroMQ address of the broker."""
+
+    workers: tuple[WorkerConfig, ...]
+    """The workers; their ids differ."""
+
+    log_directory: str
+    """Takes <worker_id>.log (env process) and <worker_id>.server.log; made when absent."""
+
+    ttl_s: float = DEFAULT_TTL_S
+    """The broker calls the workers lost when this supervisor has been silent for so long."""
+
+    lifeline_fd: int | None = None
+    """Inherited read end of a pipe; end of file on it means that the starter is gone, and everything is stopped."""
+
+    def __post_init__(self) -> None:
+        ids = [worker.worker_id for worker in self.workers]
+        _expect("workers", ids, ids and len(set(ids)) == len(ids), "at least one worker, and different worker_ids")
+
+    def to_json(self) -> str:
+        """The text that `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> SupervisorConfig:
+        """The config of a JSON text.
+
+        Raises:
+            ValueError: not JSON, an unknown field, or a value that is not allowed.
+        """
+        fields = _object(text)
+        try:
+            fields["workers"] = tuple([WorkerConfig(**_with_patterns(worker)) for worker in fields["workers"]])
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"expected the fields of SupervisorConfig, found {text[:200]}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EnvProcessConfig:
+    """What a supervisor tells an env process."""
+
+    worker_id: str
+    """Of the worker that it serves."""
+
+    incarnation: int
+    """1 for the first env process of the worker, one more for each restart."""
+
+    broker: str
+    """ZeroMQ address of the broker."""
+
+    page: str
+    """Name of the status page on which to say what it does."""
+
+    supervisor_pid: int
+    """Its parent; it ends when that is gone."""
+
+    last_words_fd: int
+    """Inherited write end of a pipe for the reason of a sudden end."""
+
+    simulator: WorkerSimulator
+    """As in WorkerConfig."""
+
+    server: str | None
+    """HOST:PORT of the worker's CARLA server."""
+
+    env_patterns: tuple[str, ...]
+    """As in WorkerConfig."""
+
+    def to_json(self) -> str:
+        """The text that `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> EnvProcessConfig:
+        """The config of a JSON text.
+
+        Raises:
+            ValueError: not JSON, or other fields than these.
+        """
+        fields = _object(text)
+        try:
+            return cls(**_with_patterns(fields))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"expected the fields of EnvProcessConfig, found {text[:200]}: {error}") from None
+
+
+def _with_patterns(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with JSON's list as the tuple that it was."""
+    return {name: tuple(value) if name == "env_patterns" else value for name, value in fields.items()}
+
+
+def _object(text: str) -> dict[str, Any]:
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected a JSON object, found {text[:200]}")
+    return fields
+
+
+def _expect(name: str, value: object, good: object, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, found {value!r}")

@@ -1,0 +1,54 @@
+"""zmqcarla: N CARLA servers as one `gymnasium.vector.VectorEnv`.
+
+    vec = zmqcarla.make_vec_env(n=16)      # N environments over the bus
+    env = gymnasium.make("zmqcarla/Carla-v0")   # one environment in this process
+
+Importing this package registers `zmqcarla/Carla-v0` with Gymnasium. Everything else loads on first use, so that a
+broker or worker process never pays for the client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from zmqcarla.broker.errors import EmbeddedSimulatorWarning, ZmqCarlaError
+    from zmqcarla.make import make_env, make_vec_env
+    from zmqcarla.vector_env import VectorEnv
+    from zmqcarla.vector_env import VectorEnv as VectorizedCarlaEnv
+    from zmqcarla.workers.carla_env import CarlaEnv
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "CarlaEnv": ("zmqcarla.workers.carla_env", "CarlaEnv"),
+    "EmbeddedSimulatorWarning": ("zmqcarla.broker.errors", "EmbeddedSimulatorWarning"),
+    "VectorEnv": ("zmqcarla.vector_env", "VectorEnv"),
+    "VectorizedCarlaEnv": ("zmqcarla.vector_env", "VectorEnv"),
+    "ZmqCarlaError": ("zmqcarla.broker.errors", "ZmqCarlaError"),
+    "make_env": ("zmqcarla.make", "make_env"),
+    "make_vec_env": ("zmqcarla.make", "make_vec_env"),
+}
+
+__all__ = [
+    "CarlaEnv",
+    "EmbeddedSimulatorWarning",
+    "VectorEnv",
+    "VectorizedCarlaEnv",
+    "ZmqCarlaError",
+    "__version__",
+    "make_env",
+    "make_vec_env",
+]
+
+gymnasium.register(id="zmqcarla/Carla-v0", entry_point="zmqcarla.workers.carla_env:CarlaEnv")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,255 @@
+"""The command line. Each command fills the config of its room and runs it; only here do all rooms meet.
+
+Errors of ours are printed without a traceback and end with exit code 2; Ctrl-C ends every command cleanly.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="zmqcarla",
+    help="N CARLA servers as one gymnasium.vector.VectorEnv.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_OUT = Console()
+
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="ZMQCARLA_ADDRESS", help="ipc:///path or tcp://127.0.0.1:PORT; default: this user's socket"),
+]
+
+
+class Simulator(str, enum.Enum):
+    """What a worker drives."""
+
+    EMBEDDED = "embedded"
+    CARLA = "carla"
+    NONE = "none"
+
+
+@app.command()
+def broker(address: Address = None) -> None:
+    """Run the ROUTER between clients and workers; one a pool."""
+    from zmqcarla.broker.protocol import default_address
+    from zmqcarla.broker.router import serve
+
+    _log_to_stderr()
+    serve(address or default_address())
+
+
+@app.command()
+def worker(
+    gpu: Annotated[int | None, typer.Option(help="GPU for the CARLA server")] = None,
+    port: Annotated[int | None, typer.Option(help="RPC port; takes PORT to PORT+3. Default: any free block")] = None,
+    simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
+    carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
+    connect: Annotated[str | None, typer.Option(help="HOST:PORT of a CARLA server that runs already")] = None,
+    map: Annotated[str | None, typer.Option(help="OpenDRIVE file for the embedded simulator")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="allowed env ids (fnmatch); repeatable")] = None,
+    step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
+    address: Address = None,
+) -> None:
+    """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
+    from zmqcarla.broker.protocol import default_address
+    from zmqcarla.pool import new_log_directory
+    from zmqcarla.workers.supervisor import run
+    from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
+
+    _log_to_stderr()
+    config = WorkerConfig(
+        worker_id=f"{os.uname().nodename}-{os.getpid()}",
+        gpu=gpu,
+        port=port,
+        simulator=_simulator(simulator, carla_root, connect),
+        map=_checked_map(map),
+        carla_root=carla_root,
+        connect=connect,
+        env_patterns=tuple(env or ("zmqcarla/*",)),
+        step_timeout_s=step_timeout,
+    )
+    logs = str(new_log_directory())
+    where = address or default_address()
+    _OUT.print(f"worker {config.worker_id}: simulator {config.simulator}, broker {where}, logs in {logs}")
+    raise typer.Exit(run(SupervisorConfig(broker=where, workers=(config,), log_directory=logs)))
+
+
+@app.command()
+def up(
+    workers: Annotated[int, typer.Option(help="how many workers", min=1)] = 4,
+    gpus: Annotated[str, typer.Option(help="GPU numbers, e.g. 0,0,1,1; worker i takes the i-th, round robin")] = "",
+    base_port: Annotated[int, typer.Option(help="RPC port of worker 0; each takes 4 ports")] = 2000,
+    simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
+    carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
+    map: Annotated[str | None, typer.Option(help="OpenDRIVE file for the embedded simulator")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="allowed env ids (fnmatch); repeatable")] = None,
+    step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
+    address: Address = None,
+) -> None:
+    """Run a whole host: the broker and its workers, supervised together."""
+    from zmqcarla.broker.errors import AddressInUseError
+    from zmqcarla.broker.protocol import default_address, is_served
+    from zmqcarla.pool import PoolConfig, new_log_directory, run_pool
+
+    where = address or default_address()
+    if is_served(where):
+        raise AddressInUseError(f"a pool already runs at {where}: see `zmqcarla status`, or pass another --address")
+    config = PoolConfig(
+        address=where,
+        workers=workers,
+        gpus=_gpu_list(gpus),
+        base_port=base_port,
+        simulator=_simulator(simulator, carla_root, None),
+        map=_checked_map(map),
+        carla_root=carla_root,
+        env_patterns=tuple(env or ("zmqcarla/*",)),
+        step_timeout_s=step_timeout,
+        log_directory=str(new_log_directory()),
+    )
+    _OUT.print(
+        f"{workers} workers with simulator {config.simulator} at {where}\nlogs in {config.log_directory}; "
+        "look with `zmqcarla status`, stop with Ctrl-C"
+    )
+    raise typer.Exit(run_pool(config))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def sim(context: typer.Context) -> None:
+    """Run the embedded simulator, a server that speaks CARLA's protocol (--port, --map, --seed, --help)."""
+    command = [sys.executable, "-m", "zmqcarla.sim", *context.args]
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def status(
+    address: Address = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False,
+) -> None:
+    """Show the workers, leases and queue of a pool."""
+    from zmqcarla.broker.protocol import default_address
+    from zmqcarla.lease import ask_status
+
+    pool = ask_status(address or default_address())
+    if as_json:
+        print(json.dumps(pool, indent=2))
+        return
+    _OUT.print(_workers_table(pool))
+    for lease in pool["leases"]:
+        _OUT.print(
+            f"lease {lease['lease'][:8]}: {lease['num_envs']} x {lease['env_id']}, {lease['commands']} commands, "
+            f"{lease['age_s']:.0f} s old, client heard {lease['silent_s']:.1f} s ago"
+        )
+    for request in pool["queue"]:
+        _OUT.print(f"waiting: {request['num_envs']} x {request['env_id']} for {request['waiting_s']:.0f} s")
+
+
+@app.command()
+def clean() -> None:
+    """Remove shared memory and sockets whose owners are dead; nothing that lives is touched."""
+    from zmqcarla.broker.address import sweep_sockets
+    from zmqcarla.shm.segment import sweep
+
+    removed = sweep() + sweep_sockets()
+    for name in removed:
+        _OUT.print(f"removed {name}")
+    _OUT.print(f"{len(removed)} leftovers removed")
+
+
+@app.command()
+def demo(
+    workers: Annotated[int, typer.Option(help="how many envs drive", min=1)] = 4,
+    steps: Annotated[int, typer.Option(help="vector steps to drive", min=1)] = 600,
+    map: Annotated[str | None, typer.Option(help="OpenDRIVE file; default: the generated town")] = None,
+    out: Annotated[Path, typer.Option(help="where the pictures go")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="of the first env")] = 0,
+) -> None:
+    """Drive N envs with a lane-following driver; summary, contact sheet, driven paths and latencies."""
+    from zmqcarla.demo.run import run_demo
+
+    raise typer.Exit(run_demo(workers=workers, steps=steps, map_path=_checked_map(map), out=out, seed=seed))
+
+
+@app.command()
+def version() -> None:
+    """Show the versions that matter in a bug report."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    from zmqcarla.broker.protocol import PROTOCOL
+
+    _OUT.print(f"zmqcarla {version_of('zmqcarla')} (protocol {PROTOCOL}), Python {sys.version.split()[0]}")
+    for package in ("carla", "gymnasium", "numpy", "pyzmq", "msgpack", "posix_ipc", "opencv-python-headless"):
+        try:
+            _OUT.print(f"{package} {version_of(package)}")
+        except PackageNotFoundError:
+            _OUT.print(f"{package} is not installed")
+
+
+def main() -> NoReturn:
+    """Entry point of the `zmqcarla` command."""
+    from zmqcarla.broker.errors import ZmqCarlaError
+
+    try:
+        app()
+    except ZmqCarlaError as error:
+        print(f"zmqcarla: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
+def _simulator(
+    chosen: Simulator | None, carla_root: str | None, connect: str | None
+) -> Literal["embedded", "carla", "none"]:
+    if chosen is not None:
+        return chosen.value
+    return "carla" if carla_root or connect else "embedded"
+
+
+def _checked_map(path: str | None) -> str | None:
+    """An absolute path, because the server has another working directory; a town's name passes."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
+
+
+def _gpu_list(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers such as 0,1, found {text!r}") from None
+
+
+def _workers_table(pool: dict[str, Any]) -> Table:
+    table = Table("worker", "state", "simulator", "gpu", "port", "pid", "restarts", "lease", "row")
+    for one in pool["workers"]:
+        table.add_row(
+            one["worker_id"],
+            one["state"],
+            one["simulator"],
+            "-" if one["gpu"] is None else str(one["gpu"]),
+            "-" if one["port"] is None else str(one["port"]),
+            str(one["pid"]),
+            str(one["restarts"]),
+            one["lease"][:8] or "-",
+            "-" if one["row"] < 0 else str(one["row"]),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

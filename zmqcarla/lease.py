@@ -1,0 +1,269 @@
+"""The client's end of the bus: one lease, its commands, and the thread that keeps it alive.
+
+Two DEALER sockets: the stepping thread owns one and talks on it alone; a background thread owns the other and renews
+the lease, so that a long policy update (or a debugger) does not lose the rows. After a fork the child's copy does
+nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import zmq
+
+from zmqcarla.broker import protocol as p
+from zmqcarla.broker.errors import (
+    BrokerUnavailableError,
+    CommandTimeoutError,
+    LeaseLostError,
+    LeaseRefusedError,
+    LeaseTimeoutError,
+    ProtocolError,
+    ProtocolVersionError,
+)
+
+_SLICE_MS: Final = 500
+"""How long a wait sleeps before it looks whether the lease still lives."""
+_ANSWER_TIMEOUT_S: Final = 10.0
+"""A broker that says nothing at all for this long is not there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one row of a command: `kind` from protocol.OUTCOMES, and the unpacked payload."""
+
+    row: int
+    kind: str
+    payload: Any
+
+
+def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """A DEALER that never blocks its process at exit."""
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, p.MAX_PAYLOAD_BYTES)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+    socket.connect(address)
+    return socket
+
+
+class Lease:
+    """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker.
+
+    Attributes:
+        workers: the worker behind each row.
+    """
+
+    def __init__(self, address: str, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
+        self.address = address
+        self.workers: tuple[str, ...] = ()
+        self._lease_id = b""
+        self._seq = 0
+        self._socket = socket
+        self._lost_text: list[str] = []
+        self._stop = threading.Event()
+        self._context = context
+        self._renewal: threading.Thread | None = None
+        self._finalizer: weakref.finalize[..., Lease] | None = None
+
+    @classmethod
+    def acquire(
+        cls,
+        address: str,
+        num_envs: int,
+        env_id: str,
+        *,
+        timeout_s: float,
+        ttl_s: float = p.DEFAULT_TTL_S,
+        simulator: str | None = None,
+        gpu: int | None = None,
+        on_wait: Callable[[p.Queued], None] | None = None,
+    ) -> Lease:
+        """Wait for `num_envs` workers that may run `env_id`.
+
+        Raises:
+            BrokerUnavailableError: nobody answers at `address`.
+            LeaseTimeoutError: too few free workers within `timeout_s`.
+            LeaseRefusedError: no worker of the pool will ever serve this.
+            ProtocolVersionError: client and broker are of different releases.
+        """
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        lease = cls(address, context, connect(context, address))
+        request = p.LeaseRequest(
+            p.PROTOCOL, secrets.token_bytes(8), num_envs, env_id, float(timeout_s), float(ttl_s), simulator, gpu
+        )
+        try:
+            leased = lease._ask(request, on_wait)
+        except BaseException:
+            lease._close_sockets()
+            raise
+        lease._lease_id, lease.workers = leased.lease_id, leased.workers
+        lease._start_renewal()
+        return lease
+
+    def _ask(self, request: p.LeaseRequest, on_wait: Callable[[p.Queued], None] | None) -> p.Leased:
+        self._socket.send(p.encode(request))
+        silent_since = time.monotonic()
+        while True:
+            if not self._socket.poll(_SLICE_MS):
+                if time.monotonic() - silent_since >= _ANSWER_TIMEOUT_S:
+                    raise BrokerUnavailableError(self.address, _ANSWER_TIMEOUT_S)
+                continue
+            silent_since = time.monotonic()
+            message = p.decode(self._socket.recv_multipart()[0])
+            match message:
+                case p.Leased():
+                    return message
+                case p.Queued():
+                    if on_wait is not None:
+                        on_wait(message)
+                case p.Refused(reason="timeout"):
+                    raise LeaseTimeoutError(message.text, request.timeout_s)
+                case p.Refused(reason="protocol"):
+                    raise ProtocolVersionError(message.text)
+                case p.Refused():
+                    raise LeaseRefusedError(message.text)
+                case p.Rejected():
+                    raise ProtocolError(message.text)
+                case _:
+                    raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
+
+    def _start_renewal(self) -> None:
+        arguments = (self._context, self.address, self._lease_id, self._stop, self._lost_text)
+        self._renewal = threading.Thread(target=_renew, args=arguments, name="zmqcarla-lease", daemon=True)
+        self._renewal.start()
+        self._finalizer = weakref.finalize(
+            self, _release, os.getpid(), self._context, self._socket, self._lease_id, self._stop, self._renewal
+        )
+
+    @property
+    def num_envs(self) -> int:
+        """How many rows the lease has."""
+        return len(self.workers)
+
+    def send(self, rows: Sequence[int], ops: Sequence[str], payloads: Sequence[bytes]) -> int:
+        """Send one command to some rows; returns its sequence number."""
+        self._check_alive()
+        self._seq += 1
+        header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
+        self._socket.send_multipart([header, *payloads])
+        return self._seq
+
+    def wait(self, seq: int, timeout_s: float) -> list[Outcome]:
+        """The outcome of each row of command `seq`, in the order of its rows.
+
+        Raises:
+            CommandTimeoutError: not all rows were settled in time.
+            LeaseLostError: the broker ended the lease.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            remaining_ms = int((deadline - time.monotonic()) * 1000)
+            if remaining_ms < 0:
+                raise CommandTimeoutError(
+                    f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
+                    "none; look at `zmqcarla status` and the workers' logs",
+                    timeout_s,
+                )
+            if not self._socket.poll(min(remaining_ms, _SLICE_MS)):
+                self._check_alive()
+                continue
+            frames = self._socket.recv_multipart()
+            message = p.decode(frames[0])
+            match message:
+                case p.CommandReply() if message.seq == seq:
+                    parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
+                    return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
+                case p.CommandReply():
+                    continue  # a command whose wait was given up
+                case p.LeaseLost():
+                    self._lost_text.append(message.text)
+                    self._check_alive()
+                case p.Rejected():
+                    raise ProtocolError(message.text)
+                case _:
+                    raise ProtocolError(f"expected the answer to a command, found {message.kind!r}")
+
+    def _check_alive(self) -> None:
+        if self._lost_text:
+            raise LeaseLostError(self._lost_text[0])
+        if self._finalizer is None or not self._finalizer.alive:
+            raise LeaseLostError("expected a live lease, found one that was released")
+
+    def release(self) -> None:
+        """Give the rows back; safe to call twice, and without effect in a forked child."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def _close_sockets(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+def _renew(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, lease_id: bytes, stop: threading.Event, lost_text: list[str]
+) -> None:
+    """Body of the background thread; holds no reference to the Lease, so that a forgotten one is collected."""
+    socket = connect(context, address)
+    message = p.encode(p.Renew(lease_id))
+    try:
+        while not stop.wait(p.HEARTBEAT_S):
+            if socket.poll(0, zmq.POLLOUT):
+                socket.send(message, zmq.NOBLOCK)
+            while socket.poll(0):
+                answer = p.decode(socket.recv_multipart()[0])
+                if isinstance(answer, p.LeaseLost):
+                    lost_text.append(answer.text)
+                    return
+    finally:
+        socket.close()
+
+
+def _release(
+    pid: int,
+    context: zmq.Context[zmq.Socket[bytes]],
+    socket: zmq.Socket[bytes],
+    lease_id: bytes,
+    stop: threading.Event,
+    renewal: threading.Thread,
+) -> None:
+    if os.getpid() != pid:
+        return
+    stop.set()
+    renewal.join(timeout=5)
+    if socket.poll(0, zmq.POLLOUT):
+        socket.send(p.encode(p.Release(lease_id)), zmq.NOBLOCK)
+    socket.close(linger=500)
+    context.term()
+
+
+def ask_status(address: str, timeout_s: float = 5.0) -> dict[str, Any]:
+    """The state of a pool, see `LeaseTable.statistics`.
+
+    Raises:
+        BrokerUnavailableError: nobody answers within `timeout_s`.
+        ProtocolError: the broker does not understand the question.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = connect(context, address)
+    try:
+        socket.send(p.encode(p.StatusRequest(p.PROTOCOL, secrets.token_bytes(8))))
+        if not socket.poll(int(timeout_s * 1000)):
+            raise BrokerUnavailableError(address, timeout_s)
+        frames = socket.recv_multipart()
+        message = p.decode(frames[0])
+        if not isinstance(message, p.StatusReply) or len(frames) != 2:
+            raise ProtocolError(f"expected the state of the pool, found {message}")
+        status: dict[str, Any] = p.unpack(frames[1])
+        return status
+    finally:
+        socket.close()
+        context.term()

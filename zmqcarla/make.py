@@ -1,0 +1,121 @@
+"""How a training loop gets its envs: from an address, from the user's running pool, or from a private one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Generator
+from typing import Any
+
+from rich.console import Console
+
+from zmqcarla.broker.errors import EmbeddedSimulatorWarning, LeaseTimeoutError
+from zmqcarla.broker.protocol import Queued, default_address, is_served
+from zmqcarla.lease import Lease
+from zmqcarla.pool import LocalPool
+from zmqcarla.remote_env import RemoteEnv
+from zmqcarla.shm.arena import DEFAULT_SLOTS
+from zmqcarla.vector_env import DEFAULT_TIMEOUT_S, VectorEnv
+
+
+def make_vec_env(
+    n: int = 16,
+    env: str = "zmqcarla/Carla-v0",
+    env_kwargs: dict[str, Any] | None = None,
+    address: str | None = None,
+    *,
+    simulator: str | None = None,
+    gpu: int | None = None,
+    pool_options: dict[str, Any] | None = None,
+    lease_timeout_s: float = 180.0,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    slots: int = DEFAULT_SLOTS,
+) -> VectorEnv:
+    """N environments over the bus as one vector env.
+
+    The pool is the one at `address`, else at ZMQCARLA_ADDRESS, else the running pool of this user (`zmqcarla up`),
+    else a private pool of n workers that is started now and taken down at `close()`, at exit, or when this process
+    dies.
+
+    Args:
+        n: how many rows.
+        env: Gymnasium id; the workers must allow it.
+        env_kwargs: for `gymnasium.make` in each worker.
+        address: of a broker.
+        simulator: "embedded" or "carla": only workers with that one; None for any. A private pool runs the CARLA
+            of CARLA_ROOT when that is set, else the embedded simulator with an EmbeddedSimulatorWarning; "carla"
+            forbids the latter.
+        gpu: only workers on that GPU.
+        pool_options: fields of `zmqcarla.pool.PoolConfig` for a private pool.
+        lease_timeout_s: how long to wait for n free workers.
+        timeout_s: for each later command.
+        slots: batches that may be held at the same time before a batch is copied.
+
+    Raises:
+        BrokerUnavailableError: nobody answers at the address.
+        LeaseTimeoutError: fewer than n free workers within `lease_timeout_s`.
+        LeaseRefusedError: the workers do not allow this env.
+    """
+    pool, address = (None, address) if address else _find_or_start_pool(n, simulator, dict(pool_options or {}))
+    close_pool = _nothing if pool is None else pool.close
+    try:
+        with _progress(n) as on_wait:
+            lease = Lease.acquire(
+                address, n, env, timeout_s=lease_timeout_s, simulator=simulator, gpu=gpu, on_wait=on_wait
+            )
+    except LeaseTimeoutError as error:
+        if pool is None:
+            raise
+        close_pool()
+        raise LeaseTimeoutError(f"{error} (logs of the private pool: {pool.log_directory})", error.timeout_s) from None
+    except BaseException:
+        close_pool()
+        raise
+    return VectorEnv(lease, env, env_kwargs, slots=slots, timeout_s=timeout_s, on_close=close_pool)
+
+
+def make_env(env: str = "zmqcarla/Carla-v0", env_kwargs: dict[str, Any] | None = None, **options: Any) -> RemoteEnv:
+    """One environment of a pool as a `gymnasium.Env`; options as for `make_vec_env`."""
+    return RemoteEnv(make_vec_env(1, env, env_kwargs, **options))
+
+
+def _nothing() -> None:
+    """What closing costs when the pool is not ours."""
+
+
+def _find_or_start_pool(n: int, simulator: str | None, options: dict[str, Any]) -> tuple[LocalPool | None, str]:
+    address = default_address()
+    if "ZMQCARLA_ADDRESS" in os.environ or is_served(address):
+        return None, address
+    options.setdefault("carla_root", os.environ.get("CARLA_ROOT"))
+    if simulator is not None:
+        options["simulator"] = simulator
+    elif "simulator" not in options:
+        options["simulator"] = "carla" if options["carla_root"] else "embedded"
+        if options["simulator"] == "embedded":
+            warnings.warn(
+                "no running pool and no CARLA_ROOT: a private pool drives the embedded simulator, which is not "
+                'CarlaUE4; pass simulator="embedded" to say that this is meant, or simulator="carla" to forbid it',
+                EmbeddedSimulatorWarning,
+                stacklevel=3,
+            )
+    pool = LocalPool(n, **options)
+    return pool, pool.address
+
+
+@contextlib.contextmanager
+def _progress(n: int) -> Generator[Callable[[Queued], None]]:
+    """Say on a terminal what the wait is for."""
+    console = Console(stderr=True)
+    started_at = time.monotonic()
+    with console.status(f"waiting for {n} workers") as status:
+
+        def on_wait(queued: Queued) -> None:
+            status.update(
+                f"waiting for {n} workers: {queued.suitable_free} free of {queued.suitable_total}, "
+                f"{queued.position} requests ahead, {time.monotonic() - started_at:.0f} s"
+            )
+
+        yield on_wait

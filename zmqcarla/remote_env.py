@@ -1,0 +1,60 @@
+"""One row of a pool as a plain `gymnasium.Env`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+
+from zmqcarla.vector_env import VectorEnv
+
+
+class RemoteEnv(gymnasium.Env[Any, Any]):
+    """A single env in a worker. Episodes end as in any `gymnasium.Env`: the caller resets.
+
+    Args:
+        vector_env: of one row; this env owns it.
+    """
+
+    def __init__(self, vector_env: VectorEnv) -> None:
+        if vector_env.num_envs != 1:
+            raise ValueError(f"expected a vector env of 1 row, found {vector_env.num_envs}")
+        self._vector_env = vector_env
+        self.observation_space = vector_env.single_observation_space
+        self.action_space = vector_env.single_action_space
+        self.metadata = {key: value for key, value in vector_env.metadata.items() if key != "autoreset_mode"}
+        self.render_mode = vector_env.render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the env in its worker."""
+        super().reset(seed=seed)
+        observations, infos = self._vector_env.reset(seed=seed, options=options)
+        return self._first(observations), _first_info(infos)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step the env in its worker."""
+        batch = concatenate(self.action_space, [action], create_empty_array(self.action_space, 1))
+        observations, rewards, terminated, truncated, infos = self._vector_env.step(batch)
+        return self._first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first_info(infos)
+
+    def render(self) -> Any:
+        """The worker's frame."""
+        frames = self._vector_env.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Release the row, and take down a private pool."""
+        self._vector_env.close()
+
+    def _first(self, batch: Any) -> Any:
+        return next(iter(iterate(self._vector_env.observation_space, batch)))
+
+
+def _first_info(infos: dict[str, Any]) -> dict[str, Any]:
+    """Row 0 of a vector env's infos: keys whose mask says that the row has them."""
+    return {
+        key: _first_info(value) if isinstance(value, dict) else value[0]
+        for key, value in infos.items()
+        if not key.startswith("_") and (f"_{key}" not in infos or infos[f"_{key}"][0])
+    }

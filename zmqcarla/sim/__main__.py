@@ -1,0 +1,112 @@
+"""`python -m zmqcarla.sim`: start the embedded simulator and serve until told to stop."""
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+
+from zmqcarla.sim import wire
+from zmqcarla.sim.roads import MapError, RoadMap
+from zmqcarla.sim.server import build
+from zmqcarla.sim.town import generate_town
+
+BAD_START = 2
+
+
+class StartError(Exception):
+    """The simulator cannot start; the text says why and what to do."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m zmqcarla.sim", description=__doc__)
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    p.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (%(default)s)")
+    p.add_argument("--map", default="default", help="path of an OpenDRIVE file, or 'default' for a generated town")
+    p.add_argument("--seed", type=int, default=0, help="seed of what has no seed of its own (%(default)s)")
+    p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    return p
+
+
+def load_map(choice: str) -> RoadMap:
+    """The map that the command line names.
+
+    Raises:
+        StartError: no such file, or it is no OpenDRIVE document.
+    """
+    if choice == "default":
+        return RoadMap.load("ZmqTown", generate_town())
+    path = Path(choice)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(
+            f"cannot read the map {choice!r}: {error}; pass --map with the path of an .xodr file, or leave it out"
+        ) from error
+    try:
+        return RoadMap.load(path.stem, text)
+    except MapError as error:
+        raise StartError(f"{choice}: {error}") from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartError: the address cannot be had; names the owner of the port where it is readable.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(128)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise StartError(
+            f"cannot listen on {host} port {port}: {error}{_owner(port)}; "
+            "stop that process or pass another --port (this one and the next must be free)"
+        ) from error
+    return sock
+
+
+def _owner(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" (in use by pid {connection.pid}, {psutil.Process(connection.pid).name()})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the simulator; returns the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        rpc = listen(options.host, options.port)
+        streaming = listen(options.host, options.port + 1)
+        road_map = load_map(options.map)
+    except StartError as error:
+        print(f"zmqcarla sim: {error}", file=sys.stderr)
+        return BAD_START
+    except KeyboardInterrupt:
+        return 0
+    server = build(road_map, options.port + 1, options.seed)
+    print(
+        f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
+        f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
+        f"{options.port + 1} (streams)",
+        flush=True,
+    )
+    asyncio.run(server.serve(rpc, streaming))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""sensor.other.gnss: latitude, longitude and altitude through the map's georeference."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
+
+import carla
+
+from zmqcarla.sim import wire
+from zmqcarla.sim.geometry import Vector
+from zmqcarla.sim.sensors.base import Body, Measuring
+from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.world import World
+
+_location = cast(Any, carla).Location
+
+
+@dataclass(eq=False, slots=True)
+class GnssSensor(Measuring):
+    """Measures where it is. Bias and noise are in degrees and metres; noise_seed seeds them at the spawn."""
+
+    KIND: ClassVar[wire.StreamType] = wire.StreamType.GNSS
+    _random: random.Random = field(init=False)
+    _bias: Vector = (0.0, 0.0, 0.0)
+    _stddev: Vector = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        # not super(): a slots dataclass is a new class, which super() without arguments does not know
+        Measuring.__post_init__(self)
+        self._random = random.Random(int(self.number("noise_seed", 0)))
+        self._bias = self._triple("bias")
+        self._stddev = self._triple("stddev")
+
+    def _triple(self, what: str) -> Vector:
+        latitude, longitude = self.number(f"noise_lat_{what}", 0.0), self.number(f"noise_lon_{what}", 0.0)
+        return (latitude, longitude, self.number(f"noise_alt_{what}", 0.0))
+
+    def measure(self, world: World, studio: Studio) -> Iterable[Body]:
+        """One message."""
+        x, y, z = world.table.pose(self.row)[:3]
+        # the same conversion that scripts call on the map, so that the two agree
+        place = world.road_map.carla_map.transform_to_geolocation(_location(x, y, z))
+        exact = (place.latitude, place.longitude, place.altitude)
+        wrong = [
+            bias + (self._random.gauss(0.0, sigma) if sigma else 0.0)
+            for bias, sigma in zip(self._bias, self._stddev, strict=True)
+        ]
+        yield (wire.gnss_body(*(value + error for value, error in zip(exact, wrong, strict=True))),)

@@ -1,0 +1,157 @@
+"""The world joined to its streams: what a tick publishes, the free-running loop, and who owns what.
+
+No protocol of calls here (see rpc.py) and no motion (see world.py).
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+
+from zmqcarla.sim import wire
+from zmqcarla.sim.actors import Actor
+from zmqcarla.sim.roads import RoadMap
+from zmqcarla.sim.sensors import Measuring
+from zmqcarla.sim.streams import Part, StreamBoard, Subscriber
+from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.wire import SimulationState
+from zmqcarla.sim.world import SimError, World
+
+log = logging.getLogger("zmqcarla.sim")
+
+# Asynchronous mode without a fixed delta runs at this wall-clock rate.
+FREE_PERIOD_S = 1 / 30
+# A synchronous tick without a fixed delta is this long, so that it does not depend on the wall clock.
+DEFAULT_DELTA_S = 0.05
+_LONGEST_FREE_DELTA_S = 0.1
+MAP_FOLDER = "Carla/Maps/"
+
+
+class Simulation:
+    """One simulator: its world, its streams, its maps."""
+
+    def __init__(self, world: World, streams: StreamBoard) -> None:
+        self.world = world
+        self.streams = streams
+        self.first_map = world.road_map
+        self.uploaded: str | None = None
+        self.studio = Studio()
+        self.traffic_managers: dict[int, str] = {}
+        self._wake = asyncio.Event()
+        self._started = time.monotonic()
+        streams.on_joined = self._greet
+        world.on_destroyed = self._on_destroyed
+
+    # ----------------------------------------------------------------------------------------------- publishing
+
+    def step(self, delta_s: float | None = None) -> int:
+        """Tick the world and publish what the observer sees; `emit` is to follow. Returns the frame."""
+        world = self.world
+        world.tick(delta_s or world.settings.fixed_delta_s or DEFAULT_DELTA_S)
+        self.publish_state(SimulationState.NONE)
+        return world.frame
+
+    def publish_state(self, state: SimulationState) -> None:
+        """Send the present state of the world to all observers."""
+        self.streams.publish(wire.OBSERVER_STREAM_ID, self._observer_message(state), lossless=True)
+
+    def _observer_message(self, state: SimulationState) -> Sequence[Part]:
+        world = self.world
+        head = wire.observer_head(
+            world.frame,
+            world.elapsed_s,
+            world.episode_id,
+            time.monotonic() - self._started,
+            world.delta_s,
+            state,
+            len(world.table),
+        )
+        return (head, world.table.body())
+
+    def _greet(self, subscriber: Subscriber) -> None:
+        """A new observer sees the world before the next tick."""
+        if subscriber.stream_id == wire.OBSERVER_STREAM_ID:
+            subscriber.send(self._observer_message(SimulationState.NONE), lossless=True)
+
+    def emit(self) -> None:
+        """Let the sensors measure the tick that was just published."""
+        world, streams = self.world, self.streams
+        due = [s for s in world.roster.sensors if isinstance(s, Measuring) and s.due(world.delta_s)]
+        heard = [s for s in due if streams.wanted(s.stream_id)]
+        for sensor in sorted(heard, key=lambda s: s.SLOW):
+            pose = world.table.pose(sensor.row)
+            for body in sensor.measure(world, self.studio):
+                size = sum(map(len, body))
+                head = wire.stream_head(sensor.KIND, world.frame, world.elapsed_s, pose, size)
+                streams.publish(sensor.stream_id, (head, *body), world.settings.synchronous)
+
+    def _on_destroyed(self, actor: Actor) -> None:
+        if isinstance(actor, Measuring):
+            actor.close()
+
+    # --------------------------------------------------------------------------------------------- free running
+
+    async def run_freely(self) -> None:
+        """Tick by the wall clock whenever the world is in asynchronous mode, for ever."""
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            settings = self.world.settings
+            if settings.synchronous:
+                self._wake.clear()
+                await self._wake.wait()
+                last = loop.time()
+                continue
+            period = settings.fixed_delta_s or FREE_PERIOD_S
+            await asyncio.sleep(max(0.0, last + period - loop.time()))
+            if self.world.settings.synchronous:
+                continue
+            now = loop.time()
+            delta = settings.fixed_delta_s or min(max(now - last, 1e-3), _LONGEST_FREE_DELTA_S)
+            last = max(last + period, now - period)
+            self.step(delta)
+            self.emit()
+
+    def settings_changed(self) -> None:
+        """Wake the free-running loop if it is its turn."""
+        if not self.world.settings.synchronous:
+            self._wake.set()
+
+    # --------------------------------------------------------------------------------------------------- episodes
+
+    def map_name(self) -> str:
+        """Name of the current map as MapInfo says it."""
+        return MAP_FOLDER + self.world.road_map.name
+
+    def load(self, name: str, reset_settings: bool) -> None:
+        """Start a new episode.
+
+        Args:
+            name: a map's name or path of which the last part counts; "" is the current one, "OpenDriveMap" the one
+                that a client uploaded.
+            reset_settings: go back to the default settings, which are asynchronous.
+
+        Raises:
+            SimError: there is no such map.
+        """
+        wanted = name.rsplit("/", 1)[-1]
+        road_map: RoadMap | None = None
+        if wanted == "OpenDriveMap" and self.uploaded is not None:
+            mark = hashlib.sha256(self.uploaded.encode()).hexdigest()[:8]
+            road_map = RoadMap.load(f"OpenDriveMap_{mark}", self.uploaded)
+        elif wanted not in ("", self.world.road_map.name, self.first_map.name):
+            raise SimError(f"map not found: {name!r}; this simulator has {self.first_map.name!r}")
+        elif wanted and wanted != self.world.road_map.name:
+            road_map = self.first_map
+        self.world.load_episode(road_map, reset_settings)
+        self.publish_state(SimulationState.MAP_CHANGE)
+        self.settings_changed()
+
+    def abandoned(self, spawned: set[int]) -> None:
+        """The last client has gone and had the world in synchronous mode: clean up after it."""
+        log.info("the client in synchronous mode has gone: %d actors destroyed, asynchronous again", len(spawned))
+        for actor_id in sorted(spawned):
+            self.world.destroy(actor_id)
+        self.world.settings.synchronous = False
+        self.settings_changed()

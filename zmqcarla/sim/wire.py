@@ -1,0 +1,282 @@
+"""The bytes of CARLA 0.9.16's protocol: msgpack-rpc envelopes, stream messages, actor records.
+
+Nothing here knows a world or a socket. The real client kills its own process on a malformed message, so each payload
+of the server is built by one function of this file.
+
+All binary structs are little endian and packed. Units: m, s, deg; left-handed axes, x forward, y right, z up.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, cast
+
+import msgpack
+import numpy as np
+
+VERSION = "0.9.16"
+OBSERVER_STREAM_ID = 1
+MAX_REQUEST_BYTES = 64 * 2**20
+TCP = 1
+
+pack = cast(Callable[[object], bytes], msgpack.packb)
+
+
+class WireError(Exception):
+    """A peer sent bytes that are not this protocol; its connection is to be closed."""
+
+
+class StreamType(IntEnum):
+    """The first word of every stream message (CARLA 0.9.16's numbering)."""
+
+    COLLISION = 0
+    DEPTH = 1
+    GNSS = 4
+    IMU = 5
+    RGB = 13
+    SEMANTIC = 14
+    WORLD = 17
+
+
+class SimulationState(IntEnum):
+    """What an observer message asks of the client."""
+
+    NONE = 0
+    MAP_CHANGE = 1
+    LIGHT_UPDATE = 2
+
+
+class LightColour(IntEnum):
+    """State of a traffic light (carla.TrafficLightState)."""
+
+    RED = 0
+    YELLOW = 1
+    GREEN = 2
+    OFF = 3
+    UNKNOWN = 4
+
+
+# ---------------------------------------------------------------------------------------------------------------- rpc
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call: ``[0, msgid, method, [meta, *arguments]]``."""
+
+    msgid: int
+    method: str
+    arguments: list[Any]
+
+
+class RequestReader:
+    """Cuts the byte stream of one connection into requests."""
+
+    def __init__(self) -> None:
+        self._unpacker = cast(
+            Any,
+            msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=MAX_REQUEST_BYTES),
+        )
+
+    def feed(self, chunk: bytes) -> None:
+        """Append received bytes.
+
+        Raises:
+            WireError: more than MAX_REQUEST_BYTES are waiting to be read.
+        """
+        try:
+            self._unpacker.feed(chunk)
+        except msgpack.BufferFull as error:
+            raise WireError(f"a request of more than {MAX_REQUEST_BYTES} bytes") from error
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        """The next complete request.
+
+        Raises:
+            StopIteration: no complete request is waiting.
+            WireError: the bytes are not a request.
+        """
+        while True:
+            try:
+                message = next(self._unpacker)
+            except StopIteration:
+                raise
+            except Exception as error:  # msgpack raises a dozen kinds for garbage
+                raise WireError(f"not msgpack: {error!r}") from error
+            match message:
+                case [0, int(msgid), str(method), [_, *arguments]]:
+                    return Request(msgid, method, arguments)
+                case [2, str(), list()]:
+                    continue  # a notification; the client sends none and none needs an answer
+                case _:
+                    text = repr(message)[:80]
+                    raise WireError(f"expected [0, msgid, method, [meta, ...]], found {text}")
+
+
+_VOID_OK = b"\xc0\x91\x91\xc2"  # nil, [[false]]
+
+
+def void_reply(msgid: int) -> bytes:
+    """Reply of a call without a result: ``[1, msgid, nil, [[false]]]``."""
+    return b"\x94\x01" + pack(msgid) + _VOID_OK
+
+
+def value_reply(msgid: int, value: object) -> bytes:
+    """Reply of a call with a result: ``[1, msgid, nil, [[1, value]]]``."""
+    return b"\x94\x01" + pack(msgid) + b"\xc0\x91\x92\x01" + pack(value)
+
+
+def bare_reply(msgid: int, value: object) -> bytes:
+    """Reply whose result stands without an envelope (apply_batch): ``[1, msgid, nil, value]``."""
+    return b"\x94\x01" + pack(msgid) + b"\xc0" + pack(value)
+
+
+def void_error(msgid: int, text: str) -> bytes:
+    """Refusal of a call without a result."""
+    return pack([1, msgid, None, [[True, [text]]]])
+
+
+def value_error(msgid: int, text: str) -> bytes:
+    """Refusal of a call with a result."""
+    return pack([1, msgid, None, [[0, [text]]]])
+
+
+def envelope_error(msgid: int, text: str) -> bytes:
+    """Refusal of a method that does not exist, whose result shape is therefore unknown."""
+    return pack([1, msgid, text, None])
+
+
+# ------------------------------------------------------------------------------------------------------------- tokens
+
+_TOKEN = struct.Struct("<IHBB16s")
+SUBSCRIPTION = struct.Struct("<I")
+
+
+def token(stream_id: int, port: int) -> bytes:
+    """Stream token (24 bytes). Address type 0: the client uses the host that it already talks to."""
+    return _TOKEN.pack(stream_id, port, TCP, 0, bytes(16))
+
+
+def token_stream_id(raw: bytes) -> int:
+    """Stream id inside a token.
+
+    Raises:
+        WireError: not 24 bytes.
+    """
+    if len(raw) != _TOKEN.size:
+        raise WireError(f"expected a stream token of {_TOKEN.size} bytes, found {len(raw)}")
+    return int(_TOKEN.unpack(raw)[0])
+
+
+# ------------------------------------------------------------------------------------------------------ actor records
+
+STATE_ACTIVE = 1
+_POSE = [
+    ("id", "<u4", 0),
+    ("state", "u1", 4),
+    ("location", ("<f4", 3), 5),
+    ("rotation", ("<f4", 3), 17),
+    ("velocity", ("<f4", 3), 29),
+    ("angular_velocity", ("<f4", 3), 41),
+    ("acceleration", ("<f4", 3), 53),
+]
+_VEHICLE = [
+    ("brake", "<f4", 73),
+    ("speed_limit_kmh", "<f4", 84),
+    ("light_state", "u1", 88),
+    ("has_light", "u1", 89),
+    ("light_id", "<u4", 90),
+]
+_LIGHT = [
+    ("sign_id", "S32", 65),
+    ("green_s", "<f4", 97),
+    ("yellow_s", "<f4", 101),
+    ("red_s", "<f4", 105),
+    ("elapsed_s", "<f4", 109),
+    ("pole_index", "<u4", 113),
+    ("frozen", "u1", 117),
+    ("colour", "u1", 118),
+]
+RECORD_BYTES = 119
+_FIELDS = _POSE + _VEHICLE + _LIGHT
+# One actor of the observer message. From byte 65 on, fields of different actor types share the bytes.
+RECORD = np.dtype(
+    {
+        "names": [name for name, _, _ in _FIELDS],
+        "formats": [kind for _, kind, _ in _FIELDS],
+        "offsets": [offset for _, _, offset in _FIELDS],
+        "itemsize": RECORD_BYTES,
+    }
+)
+
+HEAD = struct.Struct("<IB")  # at 0: id, state
+POSE = struct.Struct("<6f")  # at 5: x, y, z, pitch, yaw, roll
+MOTION = struct.Struct("<9f")  # at 29: velocity, angular velocity, acceleration
+POSE_AND_MOTION = struct.Struct("<15f")  # at 5
+VEHICLE_CONTROL = struct.Struct("<3f3?i")  # at 65: throttle, steer, brake, hand brake, reverse, manual, gear
+WALKER_CONTROL = struct.Struct("<4f?")  # at 65: direction, speed_mps, jump
+TRAFFIC = struct.Struct("<fBBI")  # at 84: limit, light state, has light, light id
+LIGHT = struct.Struct("<32s4fI2B")  # at 65: see the fields above
+SIGN = struct.Struct("<32s")  # at 65
+POSE_AT, MOTION_AT, SPECIFIC_AT, TRAFFIC_AT = 5, 29, 65, 84
+
+# ---------------------------------------------------------------------------------------------------- stream messages
+
+_SIZE_AND_HEADER = struct.Struct("<IQQd6f")
+_HEADER_BYTES = _SIZE_AND_HEADER.size - 4
+_OBSERVER = struct.Struct("<QdfiiiI")
+_IMAGE = struct.Struct("<IIf")
+
+Pose = tuple[float, float, float, float, float, float]
+_ORIGIN: Pose = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def stream_head(kind: StreamType, frame: int, elapsed_s: float, pose: Pose, body_bytes: int) -> bytes:
+    """Size word and header that come before a body of ``body_bytes``.
+
+    Args:
+        kind: what the body is.
+        frame: frame number of the measurement.
+        elapsed_s: episode time of the measurement.
+        pose: world pose of the sensor, x, y, z in m, pitch, yaw, roll in deg.
+        body_bytes: length of what follows.
+    """
+    return _SIZE_AND_HEADER.pack(_HEADER_BYTES + body_bytes, kind, frame, elapsed_s, *pose)
+
+
+def observer_head(
+    frame: int,
+    elapsed_s: float,
+    episode_id: int,
+    platform_s: float,
+    delta_s: float,
+    state: SimulationState,
+    records: int,
+) -> bytes:
+    """Everything of a world-observer message that comes before its ``records`` actor records."""
+    body_bytes = _OBSERVER.size + records * RECORD_BYTES
+    head = _SIZE_AND_HEADER.pack(_HEADER_BYTES + body_bytes, StreamType.WORLD, frame, elapsed_s, *_ORIGIN)
+    return head + _OBSERVER.pack(episode_id, platform_s, delta_s, 0, 0, 0, state)
+
+
+def image_head(width: int, height: int, fov_deg: float) -> bytes:
+    """Body prefix of an image; ``width * height`` BGRA pixels follow."""
+    return _IMAGE.pack(width, height, fov_deg)
+
+
+def gnss_body(latitude_deg: float, longitude_deg: float, altitude_m: float) -> bytes:
+    """Body of a GNSS measurement."""
+    return pack([latitude_deg, longitude_deg, altitude_m])
+
+
+def imu_body(acceleration: Sequence[float], gyroscope: Sequence[float], compass_rad: float) -> bytes:
+    """Body of an IMU measurement: m/s2 and rad/s in the sensor's frame, compass in rad (north 0)."""
+    return pack([list(acceleration), list(gyroscope), compass_rad])
+
+
+def collision_body(actor: list[Any], other: list[Any], impulse: Sequence[float]) -> bytes:
+    """Body of a collision event: two serialised actors and the impulse on the first, world frame, N s."""
+    return pack([actor, other, list(impulse)])
