@@ -10,12 +10,12 @@ Payloads, packed with `pack` (-> the payload of an "ok" reply):
     open    {env_id, kwargs}                          -> {observation_space, action_space, metadata, render_mode}
     attach  {arena, num_envs, slots}                  -> {visible}         whether the worker can map the arena
     reset   {slot, seed, options, open, attach}       -> {info, inline}    open, attach: rebuild after a restart
-    step    (slot, action)                            -> (reward, terminated, truncated, info, inline)
+    step    (slot, action)                            -> [reward, terminated, truncated, info, inline, busy_s]
     call    {name, args, kwargs}                      -> the value
 
-`inline` maps the index of a leaf (zmqcarla.shm.layout) to its value: leaves without a fixed size, or all leaves when
-the worker does not see the arena. An "error" reply carries {type, text, traceback}; a "lost" or "gone" row, made by
-the broker, {reason, exit_code, restarts}.
+`busy_s` is the time that the worker spent on the step. `inline` maps the index of a leaf (zmqcarla.shm.layout) to its
+value: leaves without a fixed size, or all leaves when the worker does not see the arena. An "error" reply carries
+{type, text, traceback}; a "lost" or "gone" row, made by the broker, {reason, exit_code, restarts}.
 
 `KINDS` lists every message; docs/protocol.md is the same list as a table with directions, and a test holds the two
 together. Bump `PROTOCOL` with any change that an older peer would misread.

@@ -32,7 +32,7 @@ def build(description: dict[str, Any]) -> spaces.Space[Any]:
         raise ValueError(f"expected the description of one of {', '.join(_BUILD)}, found kind {kind!r}")
     try:
         return _BUILD[kind](description)
-    except (KeyError, TypeError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"expected a complete description of a {kind} space, found {description!r}: {error}"
         ) from error
@@ -87,6 +87,7 @@ _DESCRIBE: dict[str, Callable[[Any], dict[str, Any]]] = {
     },
     "Dict": lambda s: {"keys": list(s.spaces), "spaces": [describe(sub) for sub in s.spaces.values()]},
     "Tuple": lambda s: {"spaces": [describe(sub) for sub in s.spaces]},
+    "OneOf": lambda s: {"spaces": [describe(sub) for sub in s.spaces]},
     "Sequence": lambda s: {"space": describe(s.feature_space), "stack": bool(s.stack)},
     "Graph": lambda s: {
         "node": describe(s.node_space),
@@ -104,6 +105,7 @@ _BUILD: dict[str, Callable[[dict[str, Any]], spaces.Space[Any]]] = {
         [(key, build(sub)) for key, sub in zip(d["keys"], d["spaces"], strict=True)]  # a list keeps the order
     ),
     "Tuple": lambda d: spaces.Tuple([build(sub) for sub in d["spaces"]]),
+    "OneOf": lambda d: spaces.OneOf([build(sub) for sub in d["spaces"]]),
     "Sequence": lambda d: spaces.Sequence(build(d["space"]), stack=d["stack"]),
     "Graph": _build_graph,
 }

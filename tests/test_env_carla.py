@@ -184,8 +184,9 @@ def test_max_steps_truncates(make: Any) -> None:
 def test_hitting_a_parked_car_terminates(make: Any) -> None:
     env = make()
     env.reset(seed=0)
-    parked_in_front(env, 15.0)
+    parked = parked_in_front(env, 15.0)
     _, terminated, _, info = run(env, FORWARD)
+    parked.destroy()
     assert terminated
     assert info["terminated_by"] == "collision"
     assert info["collided_with"] == "vehicle.audi.tt"
@@ -195,12 +196,13 @@ def test_hitting_a_parked_car_terminates(make: Any) -> None:
 def test_a_collision_may_be_allowed(make: Any) -> None:
     env = make(terminate_on_collision=False, max_steps=120)
     env.reset(seed=0)
-    parked_in_front(env, 15.0)
+    parked = parked_in_front(env, 15.0)
     hits = 0
     for _ in range(120):
         observation, _, terminated, truncated, _ = env.step(FORWARD)
         hits += value(observation, "collision") == 1.0
         assert not terminated
+    parked.destroy()
     assert truncated
     assert hits >= 1
 
@@ -226,8 +228,8 @@ def test_standing_too_long_terminates(make: Any) -> None:
     assert info["reward_terms"] == {"ending": -1.0}
 
 
-def parked_in_front(env: CarlaEnv, distance_m: float) -> None:
-    """Spawn a car on the ego's lane; it is destroyed with the next reload or with the server."""
+def parked_in_front(env: CarlaEnv, distance_m: float) -> Any:
+    """Spawn a car on the ego's lane."""
     episode, session = env._episode, env._session
     assert episode is not None
     assert session is not None
@@ -238,7 +240,7 @@ def parked_in_front(env: CarlaEnv, distance_m: float) -> None:
         carla.Location(*map(float, line.xy_m[k]), 0.3), carla.Rotation(yaw=float(np.degrees(np.arctan2(dy, dx))))
     )
     blueprint = session.world.get_blueprint_library().find("vehicle.audi.tt")
-    assert session.world.try_spawn_actor(blueprint, place) is not None
+    return session.world.spawn_actor(blueprint, place)
 
 
 # -------------------------------------------------------------------------------------------- determinism and tidiness

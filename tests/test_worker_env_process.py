@@ -87,7 +87,7 @@ def test_observations_go_into_the_arena_and_the_rest_inline(lease: Lease) -> Non
         assert lease.ok("attach", {"arena": arena.name, "num_envs": 3, "slots": 2}) == {"visible": True}
         reset = lease.reset(slot=0, seed=7, options={"a": 1})
         assert reset == {"info": {"seed": 7, "options": {"a": 1}}, "inline": {2: "n0"}}
-        reward, terminated, truncated, info, inline = lease.ok("step", (1, np.int64(0)))
+        reward, terminated, truncated, info, inline, _ = lease.ok("step", (1, np.int64(0)))
         assert (reward, terminated, truncated, info, inline) == (1.0, False, False, {"count": 1}, {2: "n1"})
         assert type(reward) is float
         assert arena.row_seq.tolist() == [[0, 3, 0], [0, 4, 0]]
@@ -108,7 +108,7 @@ def test_an_arena_that_is_not_visible_means_all_leaves_inline(lease: Lease) -> N
     assert sorted(inline) == [0, 1, 2]
     assert inline[0].tolist() == [0.0]
     assert (inline[1].dtype, inline[1].shape) == (np.uint8, (3, 3, 3))
-    *_, inline = lease.ok("step", (0, 0))
+    *_, inline, _ = lease.ok("step", (0, 0))
     assert inline[2] == "n1"
 
 
@@ -178,7 +178,7 @@ def test_an_ordinary_env(lease: Lease) -> None:
     found = lease.open("CartPole-v1")
     assert build(found["observation_space"]).shape == (4,)
     lease.reset(seed=1)
-    reward, terminated, truncated, info, inline = lease.ok("step", (0, np.int64(1)))
+    reward, terminated, truncated, info, inline, _ = lease.ok("step", (0, np.int64(1)))
     assert (reward, terminated, truncated, info) == (1.0, False, False, {})
     assert inline[0].shape == (4,)
 

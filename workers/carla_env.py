@@ -42,8 +42,8 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     "collided_with", "ran_red_light", "lane_invasion", "terminated_by" (see `Ending`), "reward_terms" (empty after
     reset). After reset also "map", "weather", "spawn_point", "goal_x_m", "goal_y_m".
 
-    The server is started, or connected to, by the first reset. On the embedded simulator a seeded reset also reloads
-    the world, so that two runs of one seed are identical bit for bit.
+    The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
+    the embedded simulator two runs of one seed are identical bit for bit.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - gymnasium's own form
@@ -90,10 +90,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed)
         self._end_episode()
         session = self._open()
-        if seed is not None and self._simulator == "embedded":
-            session.reload()
-        else:
-            session.world.reset_all_traffic_lights()
+        session.restart_lights()
         self._episode = Episode(session, self.config, self.np_random, options or {})
         self._judge = EndingJudge(self.config)
         self._steps = 0

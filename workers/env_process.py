@@ -23,8 +23,8 @@ from typing import Final, NoReturn
 import zmq
 
 from zmqcarla.broker import protocol
-from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, SimulatorStartError, SimulatorTimeoutError
+from zmqcarla.broker.protocol import pack, unpack
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.broker_link import dealer
 from zmqcarla.workers.served_env import ServedEnv, pack_reply

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import gymnasium
 
-from zmqcarla.broker.codec import pack
 from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
+from zmqcarla.broker.protocol import pack
 from zmqcarla.shm.arena import Arena
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
@@ -144,6 +145,7 @@ class ServedEnv:
         return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
 
     def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
+        began = time.perf_counter()
         slot, action = payload
         page = self._page
         page.enter(Phase.STEPPING, row, seq)
@@ -151,7 +153,7 @@ class ServedEnv:
         inline = self._deliver(slot, row, observation, seq)
         page.fields["steps"] += 1
         # A list, not a tuple: tuples are a msgpack extension, which takes ten times as long.
-        return [float(reward), bool(terminated), bool(truncated), info, inline]
+        return [float(reward), bool(terminated), bool(truncated), info, inline, time.perf_counter() - began]
 
     def _call(self, payload: Any, row: int, seq: int) -> Any:
         name, args, kwargs = _fields(payload, "call", "name", "args", "kwargs")

@@ -29,7 +29,7 @@ class Session:
     """One client that owns the clock of one server.
 
     Attributes:
-        world: the loaded world; another object after `reload`.
+        world: the loaded world.
         map: its road network.
         graph: the lanes of that map.
         lost: whether the server once failed to answer; such a session is to be thrown away.
@@ -80,10 +80,13 @@ class Session:
         with self.answers("tick"):
             return int(self.world.tick(self._timeout_s))
 
-    def reload(self) -> None:
-        """Start the same map anew: no actors, lights and simulated time at their beginning, clock still ours."""
-        with self.answers("reload_world"):
-            self.world = self._client.reload_world(False)
+    def restart_lights(self) -> None:
+        """Set every traffic light to the beginning of its cycle.
+
+        The rest of the world is used again as it is: the client's `reload_world` now and then aborts the process.
+        """
+        with self.answers("reset_all_traffic_lights"):
+            self.world.reset_all_traffic_lights()
 
     def destroy(self, actor_ids: list[int]) -> None:
         """Destroy actors in one batch; ids that no longer live are ignored."""

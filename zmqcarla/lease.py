@@ -173,10 +173,12 @@ class Lease:
                     "none; look at `zmqcarla status` and the workers' logs",
                     timeout_s,
                 )
-            if not self._socket.poll(min(remaining_ms, _SLICE_MS)):
+            self._socket.setsockopt(zmq.RCVTIMEO, min(remaining_ms, _SLICE_MS))
+            try:
+                frames = self._socket.recv_multipart()
+            except zmq.Again:
                 self._check_alive()
                 continue
-            frames = self._socket.recv_multipart()
             message = p.decode(frames[0])
             match message:
                 case p.CommandReply() if message.seq == seq:

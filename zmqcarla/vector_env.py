@@ -12,6 +12,8 @@ and resets it.
 from __future__ import annotations
 
 import builtins
+import collections
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -39,6 +41,7 @@ from zmqcarla.shm.spaces import build
 DEFAULT_TIMEOUT_S: Final = 600.0
 """A bound above the workers' own limits, which cut a hang earlier and truncate its row."""
 _RESET_ATTEMPTS: Final = 3
+_TIMED_STEPS: Final = 4096
 _RAISED_AS_THEY_ARE: Final = {
     f"{module.__name__}.{name}": value
     for module in (builtins, gymnasium.error, errors)
@@ -80,6 +83,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._timeout_s = timeout_s
         self._arena: Arena | None = None
         self._last_seq = 0
+        self._sent_at = 0.0
+        self._step_s: collections.deque[tuple[float, float]] = collections.deque(maxlen=_TIMED_STEPS)
         self._pending: tuple[int, int] | None = None  # (seq, slot) between step_async and step_wait
         self._reset_next: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         self._rebuild: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
@@ -161,6 +166,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         checked = self._checked_actions(actions)
         slot = self._ring.take()
         ops = ["reset" if autoreset else "step" for autoreset in self._reset_next.tolist()]
+        self._sent_at = time.perf_counter()
         try:
             payloads = [
                 pack((slot, action)) if op == "step" else self._reset_payload(row, slot, None, None)
@@ -190,6 +196,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
         infos: dict[str, Any] = {}
+        slowest_s = 0.0
         try:
             outcomes = self._settled(self._lease.wait(seq, self._timeout_s if timeout is None else timeout))
             for outcome in outcomes:
@@ -200,14 +207,17 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 elif self._reset_next[row]:
                     infos = self._accept_reset(outcome, slot, infos, seq)
                 else:
-                    reward, terminated[row], truncated[row], info, inline = outcome.payload
+                    reward, terminated[row], truncated[row], info, inline, busy_s = outcome.payload
                     rewards[row] = reward
+                    slowest_s = max(slowest_s, busy_s)
                     self._accept_row(row, slot, seq, inline)
                     if info:
                         infos = self._add_info(infos, info, row)
         except BaseException:
             self._ring.give_back(slot)
             raise
+        if not self._reset_next.any():
+            self._step_s.append((time.perf_counter() - self._sent_at, slowest_s))
         self._reset_next = terminated | truncated
         return self._batch(slot), rewards, terminated, truncated, infos
 
@@ -228,8 +238,16 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.call("render")
 
     def statistics(self) -> dict[str, Any]:
-        """Counters of this vector env: rows, slots, copies because all slots were held."""
+        """Rows, slots, copies because all slots were held, and where the time of the latest steps went.
+
+        `timing` covers the last steps without a reset among them: `step_ms` from step_async to the end of step_wait,
+        `worker_ms` the part of the slowest worker's env, `bus_ms` the rest (transport, broker, client, policy between
+        the two calls); p50, p99 and mean of each.
+        """
+        step_ms = np.array(self._step_s or [(0.0, 0.0)]) * 1e3
+        parts = {"step_ms": step_ms[:, 0], "worker_ms": step_ms[:, 1], "bus_ms": step_ms[:, 0] - step_ms[:, 1]}
         return {
+            "timing": {name: _spread(values) for name, values in parts.items()},
             "num_envs": self.num_envs,
             "workers": list(self._lease.workers),
             "slots": self._ring.reserve,
@@ -374,6 +392,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if len(rows) != self.num_envs:
             raise InvalidActionError(f"expected {self.num_envs} actions, one an env, found {len(rows)}")
         return rows
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"p50": float(p50), "p99": float(p99), "mean": float(values.mean())}
 
 
 def _remote_error(outcome: Outcome) -> Exception:

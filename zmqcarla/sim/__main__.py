@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     p.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (%(default)s)")
     p.add_argument("--map", default="default", help="path of an OpenDRIVE file, or 'default' for a generated town")
-    p.add_argument("--seed", type=int, default=0, help="seed of what has no seed of its own (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="mixed into the noise seeds of sensors (%(default)s)")
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return p
 
@@ -77,7 +78,8 @@ def listen(host: str, port: int) -> socket.socket:
 def _owner(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            listens = connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:2] == (port,)
+            if listens and connection.pid:
                 return f" (in use by pid {connection.pid}, {psutil.Process(connection.pid).name()})"
     except (psutil.Error, OSError):
         pass
@@ -87,6 +89,8 @@ def _owner(port: int) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the simulator; returns the exit code."""
     options = parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         rpc = listen(options.host, options.port)
@@ -95,8 +99,6 @@ def main(arguments: list[str] | None = None) -> int:
     except StartError as error:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
-    except KeyboardInterrupt:
-        return 0
     server = build(road_map, options.port + 1, options.seed)
     print(
         f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "

@@ -154,8 +154,15 @@ class TrafficLight(Sign):
 
 @dataclass(eq=False, slots=True)
 class Sensor(Actor):
-    """A sensor that the server measures. `due_s` and `since_s` count time since the spawn for sensor_tick."""
+    """A sensor that the server measures.
 
+    Attributes:
+        seed: mixed into its own noise_seed.
+        tick_s: time between measurements, 0 for every tick.
+        since_s: time since the spawn; `due_s` is that of the next measurement.
+    """
+
+    seed: int = 0
     tick_s: float = 0.0
     since_s: float = 0.0
     due_s: float = 0.0
@@ -209,7 +216,7 @@ class ActorTable:
 
     def pose(self, row: int) -> Pose:
         """World pose of a row."""
-        return wire.POSE.unpack_from(self.buffer, row * wire.RECORD_BYTES + wire.POSE_AT)  # type: ignore[return-value]
+        return wire.POSE.unpack_from(self.buffer, row * wire.RECORD_BYTES + wire.POSE_AT)
 
     def set_pose(self, row: int, pose: Pose) -> None:
         """Write a world pose."""
@@ -225,4 +232,5 @@ class ActorTable:
 
     def velocity(self, row: int) -> Vector:
         """World velocity, m/s."""
-        return self.motion(row)[:3]  # type: ignore[return-value]
+        vx, vy, vz = self.motion(row)[:3]
+        return vx, vy, vz

@@ -408,6 +408,7 @@ _SENSORS = {
     "other.obstacle": "distance=5.0 hit_radius=0.5 only_dynamics=false debug_linetrace=false sensor_tick=0.0",
     "other.gnss": f"{_GNSS_NOISE} noise_seed=0 sensor_tick=0.0",
     "other.imu": f"{_IMU_NOISE} noise_seed=0 sensor_tick=0.0",
-    "other.radar": "horizontal_fov=30.0 vertical_fov=30.0 range=100.0 points_per_second=1500 noise_seed=0 sensor_tick=0.0",
+    "other.radar": "horizontal_fov=30.0 vertical_fov=30.0 range=100.0 points_per_second=1500 noise_seed=0"
+    " sensor_tick=0.0",
 }
 LIBRARY = Library()

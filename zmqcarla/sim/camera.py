@@ -1,7 +1,7 @@
 """A pinhole camera in CARLA's frame: world to camera to pixels, and the homography by which it sees the ground.
 
-Camera axes are X forward, Y right, Z up (left-handed like the world). A point at camera coordinates (X, Y, Z) is seen at
-column = width / 2 + f Y / X, row = height / 2 - f Z / X, with f = width / (2 tan(fov / 2)).
+Camera axes are X forward, Y right, Z up (left-handed like the world). A point at camera coordinates (X, Y, Z) is
+seen at column = width / 2 + f Y / X, row = height / 2 - f Z / X, with f = width / (2 tan(fov / 2)).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NEAR_M = 0.15
 SHIFT = 4
 """Fixed-point bits of pixel coordinates handed to OpenCV."""
 
-_FARTHEST_PIXEL = 30_000.0
+FARTHEST_PIXEL = 30_000.0
+"""Pixel coordinates are held within this, so that they fit OpenCV's fixed-point arithmetic."""
 
 
 def rotations(pitch_yaw_roll_deg: Floats) -> Floats:
@@ -68,16 +69,24 @@ class Camera:
 
     def to_camera(self, points: Floats) -> Floats:
         """World points (..., 3) in camera coordinates."""
-        return (points - self.position) @ self.axes.T
+        seen: Floats = (points - self.position) @ self.axes.T
+        return seen
 
     def to_pixels(self, seen: Floats) -> NDArray[np.int32]:
         """Fixed-point (column, row) of camera coordinates (..., 3) with X >= NEAR_M: int32 (..., 2)."""
-        scale = self.focal / np.maximum(seen[..., 0], NEAR_M)
-        pixels = np.empty((*seen.shape[:-1], 2))
-        pixels[..., 0] = self.width / 2.0 - 0.5 + scale * seen[..., 1]
-        pixels[..., 1] = self.height / 2.0 - 0.5 - scale * seen[..., 2]
-        np.clip(pixels, -_FARTHEST_PIXEL, _FARTHEST_PIXEL, out=pixels)
-        return (pixels * (1 << SHIFT)).astype(np.int32)
+        return self.project(seen[..., 0], seen[..., 1], seen[..., 2])
+
+    def project(self, x: Floats, y: Floats, z: Floats) -> NDArray[np.int32]:
+        """The same from separate coordinates, each (...): int32 (..., 2)."""
+        unit = float(1 << SHIFT)
+        scale = self.focal * unit / np.maximum(x, NEAR_M)
+        pixels = np.empty((*x.shape, 2), np.int32)
+        limit = FARTHEST_PIXEL * unit
+        across = scale * y + (self.width / 2.0 - 0.5) * unit
+        down = (self.height / 2.0 - 0.5) * unit - scale * z
+        pixels[..., 0] = np.minimum(np.maximum(across, -limit), limit)
+        pixels[..., 1] = np.minimum(np.maximum(down, -limit), limit)
+        return pixels
 
     def horizon_rows(self, plane: Plane) -> tuple[float, float]:
         """Rows of the plane's horizon at the left and right image border; the ground lies below (larger rows)."""
@@ -92,7 +101,8 @@ class Camera:
         """Forward distance (n,) at which the middle of each row (n,) meets the plane; below the horizon only."""
         forward, _, up = (float(axis @ (-plane.slope_x, -plane.slope_y, 1.0)) for axis in self.axes)
         fall = up * (rows - self.height / 2.0 + 0.5) / self.focal - forward
-        return (self.position[2] - plane.height) / np.maximum(fall, 1e-6)
+        depths: Floats = (self.position[2] - plane.height) / np.maximum(fall, 1e-6)
+        return depths
 
     def ground_homography(self, plane: Plane, origin_m: tuple[float, float], pixel_m: float) -> Floats:
         """3x3 matrix from image pixels to pixels of a raster of the ground."""
@@ -113,8 +123,7 @@ class Camera:
                 [1.0, 0.0, 0.0],
             ]
         )
-        inverse: Floats = np.linalg.inv(lens @ self.axes @ to_world)
-        return inverse
+        return np.asarray(np.linalg.inv(lens @ self.axes @ to_world), np.float64)
 
 
 def clip_near(polygon: Floats) -> Floats:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-
 RESTITUTION = 0.15
 FRICTION = 0.4
 _QUIET_MPS = 0.02

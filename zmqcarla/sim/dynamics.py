@@ -6,8 +6,8 @@ is stiff and singular at low speed, the kinematic one is wrong at high speed, so
 `BLEND_FROM_MPS` and `BLEND_TO_MPS`. Both are limited by the grip of the tyres, so that with no friction nothing
 but inertia is left.
 
-The whole state between two ticks is what the actor record carries (float32, CARLA's units): nothing is hidden, so that a
-world rebuilt from published records moves on exactly alike.
+The whole state between two ticks is what the actor record carries (float32, CARLA's units): nothing is hidden, so that
+a world rebuilt from published records moves on exactly alike.
 
 The formulas are written once, over an `Operations` namespace: with `math` on floats for a few vehicles, with numpy
 on arrays for many. Angles here are in rad, +y is to the right, so positive yaw and steering turn right.
@@ -224,5 +224,5 @@ def advance(inputs: list[Inputs], states: list[State], delta_s: float) -> list[S
     columns: NDArray[np.float64] = np.array(states).T
     state = tuple(columns)
     for _ in range(count):
-        state = substep(VECTOR, stacked, h, state)  # type: ignore[arg-type]
+        state = substep(VECTOR, stacked, h, state)
     return list(zip(*(column.tolist() for column in state), strict=True))

@@ -1,4 +1,4 @@
-"""The ground as numbers: lanes as strips of points, and grids that answer "how high" and "how fast" per vehicle and tick.
+"""The ground as numbers: lanes as strips of points, and grids that say how high it is and how fast one may go.
 
 A query over n points is a handful of numpy operations instead of n calls into the carla library. Where roads cross on
 bridges the height grid keeps two layers, and a query takes at each grid corner the layer nearest to the asker's z.
@@ -105,7 +105,8 @@ def _surface_samples(strips: tuple[LaneStrip, ...]) -> Floats:
 def _fill_from_nearest(layer: Floats, known: NDArray[np.bool_]) -> Floats:
     """Give each unknown cell the value of the nearest known one."""
     holes = np.where(known, 0, 255).astype(np.uint8)
-    _, labels = cv2.distanceTransformWithLabels(holes, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, nearest = cv2.distanceTransformWithLabels(holes, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    labels = np.asarray(nearest, np.intp)
     by_label = np.zeros(int(labels.max()) + 1)
     by_label[labels[known]] = layer[known]
     filled: Floats = by_label[labels]
@@ -138,25 +139,25 @@ class Ground:
 
     def _height_layers(self, samples: Floats) -> tuple[Floats, Floats | None]:
         """Flattened grids (rows * columns,) of the highest surface, and of the one below it if there is any."""
-        cell = self._nearest_cells(samples[:, :2])
-        top = np.full(self._rows * self._columns, -np.inf)
-        np.maximum.at(top, cell, samples[:, 2])
-        on_top = samples[:, 2] > top[cell] - _LAYER_GAP_M
-        upper = self._averaged(samples[on_top])
-        if on_top.all():
-            return self._filled(upper), None
-        lower = self._averaged(samples[~on_top])
-        lower = np.where(np.isnan(lower), upper, lower)
-        return self._filled(upper), self._filled(lower)
-
-    def _averaged(self, samples: Floats) -> Floats:
-        """Mean height at each grid point, weighted bilinearly, NaN where no sample is near: (rows * columns,)."""
         size = self._rows * self._columns
-        total, weight = np.zeros(size), np.zeros(size)
-        for cell, share in self._corners(samples[:, :2]):
-            total += np.bincount(cell, share * samples[:, 2], size)
-            weight += np.bincount(cell, share, size)
-        return np.divide(total, weight, out=np.full(size, np.nan), where=weight > 1e-3)
+        corners = self._corners(samples[:, :2])
+        top = np.full(size, -np.inf)
+        for cell, _ in corners:
+            np.maximum.at(top, cell, samples[:, 2])
+        sums = np.zeros((4, size))
+        for cell, share in corners:
+            # at the edge of a bridge one cell gets samples of both roads: each counts for its own layer
+            below = samples[:, 2] < top[cell] - _LAYER_GAP_M
+            for layer, weight in ((0, share * ~below), (2, share * below)):
+                sums[layer] += np.bincount(cell, weight * samples[:, 2], size)
+                sums[layer + 1] += np.bincount(cell, weight, size)
+        upper, lower = (
+            np.divide(total, weight, out=np.full(size, np.nan), where=weight > 1e-3)
+            for total, weight in (sums[:2], sums[2:])
+        )
+        if np.isnan(lower).all():
+            return self._filled(upper), None
+        return self._filled(upper), self._filled(np.where(np.isnan(lower), upper, lower))
 
     def _filled(self, layer: Floats) -> Floats:
         grid = layer.reshape(self._rows, self._columns)
@@ -189,7 +190,8 @@ class Ground:
         place = ((xy_m - self._origin) / _CELL_M + 0.5).astype(np.int64)
         column = np.clip(place[:, 0], 0, self._columns - 1)
         row = np.clip(place[:, 1], 0, self._rows - 1)
-        return row * self._columns + column
+        cells: NDArray[np.int64] = row * self._columns + column
+        return cells
 
     def heights_m(self, xy_m: Floats, near_z_m: Floats | None = None) -> Floats:
         """Height of the ground.

@@ -124,6 +124,10 @@ class TrafficLights:
         """All lights of a light's group."""
         return [member for phase in self.groups[light.group] for member in phase]
 
+    def near(self, x_m: float, y_m: float) -> bool:
+        """Whether a vehicle there might touch a trigger box at all."""
+        return self._before.cell(x_m, y_m) is not None
+
     def before(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
         """The light whose trigger box a vehicle touches."""
         return self._before.touched(rectangle, z_m)
@@ -142,9 +146,11 @@ class _Boxes:
                 for row in range(math.floor((y - _REACH_M) / _CELL_M), math.floor((y + _REACH_M) / _CELL_M) + 1):
                     self._cells[column, row].append((rectangle, z, light))
 
+    def cell(self, x_m: float, y_m: float) -> list[tuple[Rectangle, float, TrafficLight]] | None:
+        return self._cells.get((int(x_m // _CELL_M), int(y_m // _CELL_M)))
+
     def touched(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
-        cell = self._cells.get((math.floor(rectangle.x / _CELL_M), math.floor(rectangle.y / _CELL_M)))
-        for box, z, light in cell or ():
+        for box, z, light in self.cell(rectangle.x, rectangle.y) or ():
             if abs(z - z_m) < 4.0 and overlap(rectangle, box) is not None:
                 return light
         return None

@@ -1,8 +1,8 @@
 """The solid things in the picture as small meshes: cars, trucks, bikes, walkers, houses, poles, lamps and signs.
 
-Every mesh lives in the cube [-1, 1]^3 (x forward, y right, z up) and is stretched to its owner's half sizes. Which faces
-the camera sees is decided there too: stretching keeps the side of a plane on which a point lies. Faces are listed in
-painting order, so a car's lamps come after its body.
+Every mesh lives in the cube [-1, 1]^3 (x forward, y right, z up) and is stretched to its owner's half sizes. Which
+faces the camera sees is decided there too: stretching keeps the side of a plane on which a point lies. Faces are
+listed in painting order, so a car's lamps come after its body.
 """
 
 from __future__ import annotations
@@ -184,9 +184,9 @@ def _truck() -> Mesh:
     mesh.patch(1.002, (-0.88, 0.88), (0.1, 0.78), Role.GLASS)
     mesh.patch(-1.002, (-0.7, 0.7), (0.3, 0.75), Role.GLASS)
     mesh.patch(-1.002, (-0.2, 0.2), (-0.5, -0.38), Role.PLATE)
-    for y in ((-0.97, -0.7), (0.7, 0.97)):
-        mesh.patch(-1.002, y, (-0.5, -0.25), Role.TAIL_LAMP)
-        mesh.patch(1.002, y, (-0.5, -0.32), Role.HEAD_LAMP)
+    for lamp in ((-0.97, -0.7), (0.7, 0.97)):
+        mesh.patch(-1.002, lamp, (-0.5, -0.25), Role.TAIL_LAMP)
+        mesh.patch(1.002, lamp, (-0.5, -0.32), Role.HEAD_LAMP)
     for y in (-1.003, 1.003):
         window = [(-0.8, y, 0.2), (0.88, y, 0.2), (0.88, y, 0.72), (-0.8, y, 0.72)]
         mesh.face(window, Role.GLASS, (0.0, 0.0, 0.0))

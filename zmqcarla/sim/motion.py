@@ -167,7 +167,7 @@ class Motion:
                 z, vz, vehicle.grounded = height, 0.0, True
         elif not fresh:
             near = z - height <= _TOUCH_M + _TOUCH_SLOPE * math.hypot(vx, vy) * delta_s
-            if vehicle.grounded and vz < 2.0 and near:
+            if vehicle.grounded and near:
                 vz = (height - z) / delta_s
                 z = height
             else:
@@ -310,7 +310,7 @@ class Motion:
         along, across = actor.shape.centre_m[:2]
         x = r.x - along * r.cos + across * r.sin
         y = r.y - along * r.sin - across * r.cos
-        self._table.set_pose(actor.row, (x, y, *pose[2:]))  # type: ignore[arg-type]
+        self._table.set_pose(actor.row, (x, y, *pose[2:]))
         spin = math.degrees(body.rate)
         self._table.set_motion(actor.row, (body.vx, body.vy, motion[2], 0.0, 0.0, spin, *motion[6:]))
         if isinstance(actor, Vehicle):

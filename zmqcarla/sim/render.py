@@ -1,22 +1,23 @@
 """Camera pictures of the embedded simulator: sky, ground, then everything that stands on it, far to near.
 
-The ground is the map's raster seen through a homography, in bands of rows that each use the mip level of their distance.
-On hills the ground near the camera is taken as one tilted plane and things are moved up or down to stand on it. Solids
-are meshes, painted far to near (`painter`).
+The ground is the map's raster seen through a homography, in bands of rows that each use the mip level of their
+distance. On hills the ground near the camera is taken as one tilted plane and things are moved up or down to stand on
+it. Solids are meshes, painted far to near (`painter`).
 
-What a pixel means: road surface by clear daylight lies between ROAD_BGR_LOW and ROAD_BGR_HIGH of `raster` and is neutral
-within ROAD_MAX_CHROMA.
+What a pixel means: road surface by clear daylight lies between ROAD_BGR_LOW and ROAD_BGR_HIGH of `raster` and is
+neutral within ROAD_MAX_CHROMA.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from zmqcarla.sim.camera import SHIFT, Camera, Plane, rotations
+from zmqcarla.sim.camera import SHIFT, Camera, Plane
 from zmqcarla.sim.meshes import Kind
 from zmqcarla.sim.painter import Painter, Solids
 from zmqcarla.sim.raster import GRASS, GroundRaster
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BOX_DTYPE", "Kind", "Renderer", "Scene", "Weather"]
 
-_FAR_M = 200.0
 _TREES_FAR_M = 110.0
+_CROWN_M = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,43 +54,21 @@ class Scene:
     weather: Weather = field(default_factory=Weather)
 
 
-def _solids(rows: NDArray[np.void]) -> Solids:
-    """Rows of BOX_DTYPE as columns, with what is derived from them once."""
-    return Solids(
-        centre=rows["centre"].copy(),
-        half=rows["half"].copy(),
-        axes=rotations(rows["rotation"]),
-        radius=np.sqrt((rows["half"] ** 2).sum(axis=1)),
-        kind=rows["kind"].astype(np.intp),
-        bgr=rows["bgr"].astype(np.float64),
-        braking=rows["braking"].astype(np.intp),
-        signal=rows["signal"].astype(np.intp),
-    )
-
-
-def _joined(parts: list[tuple[Solids, NDArray[np.intp]]]) -> Solids:
-    """The picked rows of several `Solids` as one."""
-    return Solids(
-        *(np.concatenate([getattr(solids, name)[kept] for solids, kept in parts]) for name in Solids.__slots__)
-    )
-
-
 class Renderer:
     """Paints camera pictures of one map. Not thread-safe; equal calls give equal bytes."""
 
     def __init__(self, road_map: RoadMap) -> None:
         self._map = road_map
         self._raster = GroundRaster(road_map)
-        houses, self._trees = grow(road_map)
-        self._statics = _solids(np.concatenate([houses, furniture(road_map)]))
-        self._statics_z = self._feet_z(self._statics)
-        feet = self._trees["foot"]
-        self._trees_z = None if road_map.ground.is_flat else road_map.heights_m(feet[:, :2], feet[:, 2])
-        self._looks = [(float(x["height"]), float(x["radius"]), tuple(x["bgr"].tolist())) for x in self._trees]
         self._flat_z = float(road_map.heights_m(road_map.spawn_points[:1, :2])[0])
+        houses, self._trees = grow(road_map)
+        feet = self._trees["foot"]
+        self._trees_z = road_map.heights_m(feet[:, :2], feet[:, 2])
+        self._statics = np.concatenate([houses, furniture(road_map)])
+        self._stage = Solids.room_for(0)
         ahead, aside = np.meshgrid([-2.0, 3.0, 8.0, 15.0, 25.0], [-3.0, 0.0, 3.0])
         self._probes = np.stack([ahead.ravel(), aside.ravel()], axis=-1)
-        self._fit: Floats = np.linalg.pinv(np.column_stack([np.ones(len(self._probes)), self._probes]))
+        self._fit = np.asarray(np.linalg.pinv(np.column_stack([np.ones(len(self._probes)), self._probes])), np.float64)
         self._tint = np.empty((0, 0), np.uint32)
 
     def render(self, out: Image, camera_pose: Floats, fov_deg: float, scene: Scene) -> None:
@@ -107,11 +86,13 @@ class Renderer:
         light = light_of(scene.weather)
         plane = self._plane(camera)
         left, right = camera.horizon_rows(plane)
-        self._paint_sky(out, camera, light, min(height, max(0, int(max(left, right)) + 1)))
+        low, high = (min(height, max(0, int(row) + 1)) for row in sorted((left, right)))
+        self._paint_sky(out, camera, light, high)
         if camera.position[2] > plane.height + 0.02:
-            self._paint_ground(out, camera, light, plane, min(height, max(0, int(min(left, right)) + 1)))
-            if abs(left - right) > 1.0:
-                self._paint_lean(out, light, left, right)
+            sky = out.view(np.uint32)[low:high, :, 0].copy()
+            self._paint_ground(out, camera, light, plane, low)
+            if len(sky):
+                self._restore_lean(out, sky, low, left, right)
         self._paint_things(out, camera, light, plane, scene)
         if scene.weather.precipitation > 5.0:
             self._paint_rain(out, scene.weather)
@@ -188,59 +169,43 @@ class Renderer:
                 tint[:] = colour
                 cv2.addWeighted(part, share, tint.view(np.uint8).reshape(part.shape), 1.0 - share, 0.0, dst=part)
 
-    def _paint_lean(self, out: Image, light: Light, left: float, right: float) -> None:
-        """A rolled camera's horizon is a slanted line: sky above it where the ground was painted by rows."""
-        width, top = out.shape[1], min(left, right) - 2.0
-        corners = np.array([[0.0, top], [width, top], [width, right], [0.0, left]]) * (1 << SHIFT)
-        colour = int(light.sky[len(light.sky) // 2])
-        bgra = (colour & 255, colour >> 8 & 255, colour >> 16 & 255, 255)
-        cv2.fillConvexPoly(out, np.clip(corners, -1e6, 1e6).astype(np.int32), bgra, cv2.LINE_8, SHIFT)
+    def _restore_lean(self, out: Image, sky: NDArray[np.uint32], first: int, left: float, right: float) -> None:
+        """A rolled camera's horizon is a slanted line: put the sky back above it, where rows of ground were painted."""
+        height, width = sky.shape
+        horizon = left + (right - left) * (np.arange(width) + 0.5) / width
+        above = np.arange(first, first + height)[:, None] < horizon
+        np.copyto(out.view(np.uint32)[first : first + height, :, 0], sky, where=above)
 
-    def _feet_z(self, solids: Solids) -> Floats | None:
-        """True ground height below each box; None on a flat map, where it does not matter."""
-        if self._map.ground.is_flat or not len(solids.centre):
-            return None
-        return self._map.heights_m(solids.centre[:, :2], solids.centre[:, 2] - solids.half[:, 2])
+    def _staged(self, boxes: NDArray[np.void]) -> Solids:
+        """The standing solids and behind them the actors; valid until the next call."""
+        total = len(self._statics) + len(boxes)
+        if total > len(self._stage.kind):
+            self._stage = Solids.room_for(total * 2)
+            self._stage.write(0, self._statics, self._feet_z(self._statics))
+        self._stage.write(len(self._statics), boxes, self._feet_z(boxes))
+        return self._stage.rows(slice(0, total))
 
-    def _in_view(
-        self,
-        camera: Camera,
-        plane: Plane,
-        points: Floats,
-        ground_z: Floats | None,
-        radius: Floats | float,
-        far_m: float,
-    ) -> tuple[NDArray[np.intp], Floats]:
-        """Which points (n, 3), with spheres around them, may be seen; and these in camera coordinates (k, 3)."""
-        offset = points - camera.position
-        if ground_z is not None:
-            # stand on the painted plane, not on the true ground
-            offset[:, 2] += plane.height + offset[:, :2] @ (plane.slope_x, plane.slope_y) - ground_z
-        seen = offset @ camera.axes.T
-        spread = camera.width / 2.0 / camera.focal
-        depth = seen[:, 0]
-        aside = np.abs(seen[:, 1]) - radius * np.sqrt(1.0 + spread * spread)
-        kept = np.flatnonzero((depth > -radius) & (depth < far_m) & (aside < depth * spread))
-        return kept, seen[kept]
+    def _feet_z(self, boxes: NDArray[np.void]) -> Floats | float:
+        """Height of the map's ground below each box."""
+        if self._map.ground.is_flat:
+            return self._flat_z
+        return self._map.heights_m(boxes["centre"][:, :2], boxes["centre"][:, 2] - boxes["half"][:, 2])
 
     def _paint_things(self, out: Image, camera: Camera, light: Light, plane: Plane, scene: Scene) -> None:
         """Everything that stands on the ground, far to near."""
-        actors = _solids(scene.boxes)
-        groups = [(self._statics, self._statics_z), (actors, self._feet_z(actors))]
-        found = [self._in_view(camera, plane, solids.centre, z, solids.radius, _FAR_M) for solids, z in groups]
-        seen = np.concatenate([centres for _, centres in found])
+        solids, trees = self._staged(scene.boxes), self._trees
         painter = Painter(out, camera, light)
-        parts = [(solids, kept) for (solids, _), (kept, _) in zip(groups, found, strict=True)]
-        painter.prepare(_joined(parts), seen, scene.light_states)
-        trees, feet = self._in_view(camera, plane, self._trees["foot"], self._trees_z, 3.0, _TREES_FAR_M)
-        trees, feet = trees[feet[:, 0] > 1.0], feet[feet[:, 0] > 1.0]
+        kept, seen = _in_view(camera, plane, solids.centre, solids.ground_z, solids.radius, solids.far)
+        painter.prepare(solids.rows(kept), seen, scene.light_states)
+        kept, feet = _in_view(camera, plane, trees["foot"], self._trees_z, _CROWN_M, _TREES_FAR_M)
+        kept, feet = kept[feet[:, 0] > 1.0], feet[feet[:, 0] > 1.0]
+        painter.plant(feet, trees["height"][kept], trees["radius"][kept], trees["bgr"][kept].tolist())
         places = np.concatenate([seen, feet])
-        looks = [self._looks[tree] for tree in trees.tolist()]
-        for index in np.argsort(-(places * places).sum(axis=1), kind="stable").tolist():
+        for index in np.argsort(-np.einsum("ij,ij->i", places, places), kind="stable").tolist():
             if index < len(seen):
                 painter.solid(index)
             else:
-                painter.tree(feet[index - len(seen)], *looks[index - len(seen)])
+                painter.tree(index - len(seen))
 
     def _paint_rain(self, out: Image, weather: Weather) -> None:
         height, width = out.shape[:2]
@@ -249,6 +214,22 @@ class Renderer:
         for x, y, size in (drops * (width, height, 0.05 * height) + (0, 0, 3)).tolist():
             start = (int(x), int(y))
             cv2.line(out, start, (int(x - 0.15 * size), int(y + size)), (196, 190, 184, 255), 1)
+
+
+def _in_view(
+    camera: Camera, plane: Plane, points: Floats, ground_z: Floats, radius: Floats | float, far: Floats | float
+) -> tuple[NDArray[np.intp], Floats]:
+    """Which points (n, 3), with spheres around them, may be seen; and these in camera coordinates (k, 3).
+
+    Things stand on the painted plane: each is moved up or down by what that differs from the ground at its place.
+    """
+    offset = points - camera.position
+    offset[:, 2] += plane.height + offset[:, 0] * plane.slope_x + offset[:, 1] * plane.slope_y - ground_z
+    seen = offset @ camera.axes.T
+    spread = camera.width / 2.0 / camera.focal
+    depth, aside = seen[:, 0], np.abs(seen[:, 1]) - radius * math.sqrt(1.0 + spread * spread)
+    kept = np.flatnonzero((depth > -radius) & (depth < far) & (aside < depth * spread))
+    return kept, seen[kept]
 
 
 def _runs(values: NDArray[np.intp]) -> list[tuple[int, int]]:

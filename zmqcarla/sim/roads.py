@@ -91,12 +91,20 @@ def _largest_loop(graph: dict[LaneKey, set[LaneKey]], keys: Iterable[LaneKey]) -
     return best
 
 
-def _candidates(strip: LaneStrip) -> Floats:
+def _ends_at_junction(document: Document, link: tuple[str, int] | None) -> bool:
+    """Whether a junction, a dead end or a road too short to keep clear of one lies beyond this end of a road."""
+    if link is None or link[0] == "junction" or link[1] not in document.roads:
+        return True
+    beyond = document.roads[link[1]]
+    return beyond.junction_id >= 0 or beyond.length_m < _JUNCTION_CLEARANCE_M
+
+
+def _candidates(document: Document, strip: LaneStrip) -> Floats:
     """Poses (n, 6) along the middle of a lane, away from junctions, headed along its traffic."""
     road, start, end = strip.road, float(strip.s_m[0]), float(strip.s_m[-1])
-    if road.predecessor is None or road.predecessor[0] == "junction":
+    if _ends_at_junction(document, road.predecessor):
         start = max(start, _JUNCTION_CLEARANCE_M)
-    if road.successor is None or road.successor[0] == "junction":
+    if _ends_at_junction(document, road.successor):
         end = min(end, road.length_m - _JUNCTION_CLEARANCE_M)
     s_m = np.arange(start, end, _CANDIDATE_STEP_M) + 0.5
     s_m = s_m[s_m < end]
@@ -136,13 +144,13 @@ def _overlap(dx: float, dy: float, cos: float, sin: float) -> bool:
     return abs(dx * cos + dy * sin) < _SPAWN_LENGTH_M and abs(dy * cos - dx * sin) < _SPAWN_WIDTH_M
 
 
-def _spawn_points(carla_map: Any, strips: tuple[LaneStrip, ...]) -> Floats:
+def _spawn_points(carla_map: Any, document: Document, strips: tuple[LaneStrip, ...]) -> Floats:
     graph, keys = _lane_graph(carla_map, strips)
     loop = _largest_loop(graph, keys.values())
     parking = _Parking()
     for index, key in keys.items():
         if key in loop and strips[index].road.junction_id < 0:
-            for pose in _candidates(strips[index]).tolist():
+            for pose in _candidates(document, strips[index]).tolist():
                 parking.offer(pose)
     return np.array(parking.taken).reshape(-1, 6)
 
@@ -201,11 +209,11 @@ class RoadMap:
                 f"{error}; check the roads' links and lane sections"
             ) from error
         strips = lane_strips(document)
-        spawn_points = _spawn_points(carla_map, strips)
+        spawn_points = _spawn_points(carla_map, document, strips)
         if not len(spawn_points):
             raise MapError(
-                f"expected driving lanes of 15 m or more outside junctions, found none in {name!r}; a map needs room to "
-                "place a vehicle and a closed circuit to drive it"
+                f"expected driving lanes of 15 m or more outside junctions, found none in {name!r}; a map needs "
+                "room to place a vehicle and a closed circuit to drive it"
             )
         signals = find_signals(carla_map, document)
         return cls(

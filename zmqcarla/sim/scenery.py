@@ -103,7 +103,8 @@ def _roadsides(road_map: RoadMap) -> Iterator[tuple[Floats, Floats, bool]]:
 def _footprint(x: float, y: float, half: tuple[float, float], out: tuple[float, float]) -> Floats:
     """Corners (4, 2) of a rectangle: half[0] along the road, half[1] away from it."""
     signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * half
-    return signs @ np.array([[-out[1], out[0]], [out[0], out[1]]]) + (x, y)
+    corners: Floats = signs @ np.array([[-out[1], out[0]], [out[0], out[1]]]) + (x, y)
+    return corners
 
 
 def _house(
@@ -134,7 +135,7 @@ def _tree(chance: random.Random, plot: _Plot, place: Floats, out: Floats, urban:
 
 def grow(road_map: RoadMap, seed: int = 0) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Houses (BOX_DTYPE) and trees (TREE_DTYPE) along all roads of a map; equal arguments give equal scenery."""
-    chance = random.Random(seed)  # noqa: S311  scenery, no secret
+    chance = random.Random(seed)
     plot = _Plot(road_map)
     houses: list[tuple[object, ...]] = []
     trees: list[tuple[object, ...]] = []
@@ -143,7 +144,8 @@ def grow(road_map: RoadMap, seed: int = 0) -> tuple[NDArray[np.void], NDArray[np
         for line, out, urban in roadsides:
             index = chance.randrange(6)
             while urban and index < len(line):
-                house = _house(chance, plot, line[index], out[index], setback_m)
+                skip = setback_m > _SETBACK_M and chance.random() < 0.4
+                house = None if skip else _house(chance, plot, line[index], out[index], setback_m)
                 houses += [house] if house else []
                 index += chance.randrange(14, 24) if house else 4
     for line, out, urban in roadsides:

@@ -114,7 +114,9 @@ def _gate(carla_map: Any, document: Document, reference: SignalReference, lane_i
         waypoint = behind[0]
         if not waypoint.is_junction:
             break
-    return (waypoint.previous(_UPSTREAM_M - _STRIDE_M / 2) or [waypoint])[0], junction_id
+    # a road shorter than the shift would put the box into the junction behind
+    upstream = [item for item in waypoint.previous(_UPSTREAM_M - _STRIDE_M / 2) if not item.is_junction]
+    return (upstream or [waypoint])[0], junction_id
 
 
 def _box(waypoint: Any) -> Box:
@@ -130,7 +132,8 @@ def corners_xy(box: Box) -> NDArray[np.float64]:
     """The four corners of a box seen from above, float64 (4, 2)."""
     cos, sin = math.cos(math.radians(box.yaw_deg)), math.sin(math.radians(box.yaw_deg))
     signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * box.extent[:2]
-    return signs @ np.array([[cos, sin], [-sin, cos]]) + box.centre[:2]
+    corners: NDArray[np.float64] = signs @ np.array([[cos, sin], [-sin, cos]]) + box.centre[:2]
+    return corners
 
 
 def _union(boxes: tuple[Box, ...], location: Vector, yaw_deg: float) -> tuple[Vector, Vector]:

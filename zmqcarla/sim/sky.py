@@ -70,10 +70,10 @@ class Light:
 
 
 def pack_bgra(bgr: Floats) -> NDArray[np.uint32]:
-    """BGR colours (n, 3) as one little-endian BGRA word each: uint32 (n,)."""
-    parts = np.clip(bgr, 0.0, 255.0).astype(np.uint32)
-    packed: NDArray[np.uint32] = parts[:, 0] | parts[:, 1] << 8 | parts[:, 2] << 16 | np.uint32(0xFF000000)
-    return packed
+    """BGR colours (n, 3) as one BGRA word each: uint32 (n,)."""
+    bgra = np.full((len(bgr), 4), 255, np.uint8)
+    bgra[:, :3] = np.clip(bgr, 0.0, 255.0)
+    return bgra.view(np.uint32)[:, 0]
 
 
 def _blend(first: Floats, second: Floats, share: float) -> Floats:
@@ -103,9 +103,9 @@ def light_of(weather: Weather) -> Light:
         horizon=(float(horizon[0]), float(horizon[1]), float(horizon[2])),
         sun=(math.cos(altitude) * math.cos(azimuth), math.cos(altitude) * math.sin(azimuth), math.sin(altitude)),
         sun_visible=altitude > 0.0 and clouds < 0.5 and fog < 0.3,
-        ambient=0.2 + 0.42 * day + 0.1 * clouds * day,
+        ambient=0.26 + 0.36 * day + 0.1 * clouds * day,
         diffuse=0.42 * direct,
-        ground=(0.26 + 0.6 * day + 0.14 * direct) * (1.0 - 0.22 * max(weather.wetness / 100.0, rain)),
+        ground=(0.34 + 0.52 * day + 0.14 * direct) * (1.0 - 0.22 * max(weather.wetness / 100.0, rain)),
         fog_start_m=weather.fog_distance_m if fog else 0.0,
         fog_per_m=1.0 / _HAZE_M + 0.05 * fog**1.5 + 0.004 * rain,
         night=1.0 - day,

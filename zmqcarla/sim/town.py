@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import random
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
+from xml.etree import ElementTree
 
 TOWN_NAME = "ZmqTown"
 
@@ -109,7 +109,7 @@ def _ahead(x: float, y: float, direction: int, forward_m: float, right_m: float 
 def _road(
     plan: _Plan, start: tuple[float, float], direction: int, pieces: list[tuple[float, int]], junction: int, speed: int
 ) -> int:
-    """Write a road of pieces (length, turn): straight for turn 0, else a quarter circle to the left (1) or right (-1)."""
+    """Write a road of pieces (length, turn): straight for 0, a quarter circle to the left (1) or right (-1)."""
     road_id = len(plan.roads)
     pieces = [piece for piece in pieces if piece[0] > 1e-6]
     length_m = 0.0
@@ -228,7 +228,7 @@ def _connect(
     road_id = _road(plan, (x, y), heading, pieces, junction_id, source.speed_kmh)
     road = plan.roads[road_id]
     link = road.find("link")
-    assert link is not None  # noqa: S101  _road wrote it
+    assert link is not None
     for tag, arm in (("predecessor", source), ("successor", target)):
         _add(link, tag, elementType="road", elementId=arm.road_id, contactPoint=arm.contact)
     section = _add(_add(road, "lanes"), "laneSection", s=0.0)
@@ -258,7 +258,7 @@ def _turns(plan: _Plan, junction: ElementTree.Element, arms: dict[int, _Arm]) ->
         if right:
             _connect(plan, junction, source, right, (outer, right.lanes), pavement=True)
         for number in range(1, min(outer, ahead.lanes) + 1 if ahead else 1):
-            assert ahead is not None  # noqa: S101  the range is empty without it
+            assert ahead is not None
             closed_side = not right and number == outer
             _connect(plan, junction, source, ahead, (number, number), pavement=closed_side)
         if left:
@@ -268,7 +268,7 @@ def _turns(plan: _Plan, junction: ElementTree.Element, arms: dict[int, _Arm]) ->
 def _link_streets(plan: _Plan, junction_id: int, arms: dict[int, _Arm]) -> None:
     for arm in arms.values():
         link = plan.roads[arm.road_id].find("link")
-        assert link is not None  # noqa: S101  _road wrote it
+        assert link is not None
         which = "successor" if arm.at_end else "predecessor"
         item = _add(link, which, elementType="junction", elementId=junction_id)
         if which == "predecessor":  # the schema wants it first
@@ -368,7 +368,7 @@ def generate_town(blocks: int = 3, seed: int = 0) -> str:
         raise ValueError(
             f"expected blocks >= 2 (a single block has no junction), found {blocks}; pass blocks=2 or more"
         )
-    chance = random.Random(seed)  # noqa: S311  a plan of a town, no secret
+    chance = random.Random(seed)
     sides = [[0.0], [0.0]]
     for side in sides:
         for _ in range(blocks):

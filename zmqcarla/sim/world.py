@@ -65,7 +65,7 @@ class World:
 
     Args:
         road_map: the map of the first episode.
-        seed: of everything random that has no seed of its own.
+        seed: mixed into the noise seeds of sensors.
 
     Attributes:
         frame: number of the last tick; goes on across episodes.
@@ -206,7 +206,7 @@ class World:
         family = blueprint.type_id.split(".")[0]
         arguments = (number, blueprint, attributes, blueprint.shape, self.frame)
         if sensor is not None:
-            return sensor(*arguments)
+            return sensor(*arguments, seed=self.seed)
         match family:
             case "vehicle":
                 return Vehicle(*arguments)
@@ -338,7 +338,9 @@ class World:
         if limit is None:
             middle = np.array([[cell[0] * 2 + 1.0, cell[1] * 2 + 1.0]])
             limit = self._limit_cells[cell] = float(self.road_map.speed_limits_kmh(middle)[0])
-        light: TrafficLight | None = self.lights.before(rectangle_of(vehicle, x, y, yaw), z)
+        light: TrafficLight | None = None
+        if self.lights.near(x, y):
+            light = self.lights.before(rectangle_of(vehicle, x, y, yaw), z)
         vehicle.light = light
         base = vehicle.row * wire.RECORD_BYTES + wire.TRAFFIC_AT
         if light is None:

@@ -9,6 +9,8 @@ from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.sensors import SENSORS
 from zmqcarla.sim.world import SimError, World
 
+# A vertical velocity that lifts the wheels off the ground.
+LIFT_OFF_MPS = 0.5
 # sensors that live in the client and are plain actors here
 _CLIENT_SENSORS = ("sensor.other.lane_invasion",)
 
@@ -118,6 +120,8 @@ def set_velocity(session: Session, actor_id: int, velocity: list[float]) -> None
     v = finite(velocity)
     if isinstance(actor, Vehicle | Walker) and actor.physics:
         world.table.set_motion(actor.row, (*v, *world.table.motion(actor.row)[3:]))
+        if v[2] > LIFT_OFF_MPS:
+            actor.grounded = False
         wake(actor)
 
 
@@ -164,7 +168,7 @@ def push(session: Session, actor_id: int, impulse: Vector, point: Vector | None 
         x, y = world.table.pose(actor.row)[:2]
         torque = (point[0] - x) * impulse[1] - (point[1] - y) * impulse[0]
         actor.spin_rad_s += torque / mass / actor.model.gyration_m2
-    if impulse[2] > 0.0:
+    if actor.push_mps[2] > LIFT_OFF_MPS:
         actor.grounded = False
     wake(actor)
 

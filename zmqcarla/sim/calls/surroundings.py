@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from zmqcarla.sim.actors import Vehicle
 from zmqcarla.sim.geometry import pose_to_wire, rotation, turn
 from zmqcarla.sim.rpc import Session, value, void
@@ -48,8 +50,6 @@ def cast_ray(session: Session, start: list[float], end: list[float]) -> list[Any
 
 
 def _ground_hit(session: Session, start: list[float], end: list[float]) -> list[float] | None:
-    import numpy as np  # noqa: PLC0415
-
     samples = np.linspace(start, end, 257)
     below = samples[:, 2] - session.simulation.world.road_map.heights_m(samples[:, :2], samples[:, 2])
     crossing = np.flatnonzero((below[:-1] >= 0) & (below[1:] <= 0))

@@ -1,13 +1,14 @@
 """What all server-side sensors share: when they are due, and the shape of what they return."""
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from zmqcarla.sim.actors import Sensor
-from zmqcarla.sim.wire import StreamType
 from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.wire import StreamType
 from zmqcarla.sim.world import World
 
 Body = Sequence[bytes | memoryview]
@@ -37,6 +38,10 @@ class Measuring(Sensor, ABC):
         while self.due_s <= begin + _SLACK_S:
             self.due_s += self.tick_s
         return True
+
+    def noise(self) -> random.Random:
+        """A generator seeded by the sensor's noise_seed and the simulator's seed."""
+        return random.Random(f"{self.seed} {int(self.number('noise_seed', 0))}")
 
     @abstractmethod
     def measure(self, world: World, studio: Studio) -> Iterable[Body]:

@@ -37,4 +37,4 @@ class RgbCamera(Measuring):
             self._image[:] = 0, 0, 0, 255
         else:
             studio.paint(world, self._image, world.table.pose(self.row), self._fov_deg)
-        yield (self._head, memoryview(self._image).cast("B"))
+        yield (self._head, self._image.data.cast("B"))

@@ -28,7 +28,7 @@ class GnssSensor(Measuring):
     def __post_init__(self) -> None:
         # not super(): a slots dataclass is a new class, which super() without arguments does not know
         Measuring.__post_init__(self)
-        self._random = random.Random(int(self.number("noise_seed", 0)))
+        self._random = self.noise()
         self._bias = self._triple("bias")
         self._stddev = self._triple("stddev")
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 from zmqcarla.sim import wire
 from zmqcarla.sim.geometry import Vector, rotation, turn_back
 from zmqcarla.sim.sensors.base import Body, Measuring
-from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2
 from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2
 from zmqcarla.sim.world import World
 
 
@@ -27,7 +27,7 @@ class ImuSensor(Measuring):
     def __post_init__(self) -> None:
         # not super(): a slots dataclass is a new class, which super() without arguments does not know
         Measuring.__post_init__(self)
-        self._random = random.Random(int(self.number("noise_seed", 0)))
+        self._random = self.noise()
         self._accel_stddev = self._triple("noise_accel_stddev")
         self._gyro_stddev = self._triple("noise_gyro_stddev")
         self._gyro_bias = self._triple("noise_gyro_bias")

@@ -1,0 +1,1 @@
+"""`zmqcarla demo`: a pool that drives, and the pictures of it."""
