@@ -19,7 +19,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         serve(options.address, options.lifeline_fd)
-    except (ZmqCarlaError, ValueError) as error:
+    except ZmqCarlaError as error:
         print(f"zmqcarla broker: {error}", file=sys.stderr)
         return 2
     return 0

@@ -15,7 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from zmqcarla.broker.errors import AddressInUseError
+from zmqcarla.broker.errors import AddressError, AddressInUseError
 
 _IPC_PATH_LIMIT_BYTES: Final = 107
 """sun_path of a unix socket, less the final NUL."""
@@ -81,22 +81,22 @@ def claimed(address: str) -> Generator[None]:
 
     Raises:
         AddressInUseError: another broker holds it.
-        ValueError: not an address that a broker may serve.
+        AddressError: not an address that a broker may serve.
     """
     if address.startswith("tcp://"):
         if not address.startswith(_LOOPBACK):
-            raise ValueError(
+            raise AddressError(
                 f"expected a loopback address such as tcp://127.0.0.1:5555, found {address!r}: this release has no "
                 "keys yet and does not serve beyond the host"
             )
         yield
         return
     if not address.startswith("ipc:///"):
-        raise ValueError(f"expected ipc:///absolute/path or tcp://127.0.0.1:PORT, found {address!r}")
+        raise AddressError(f"expected ipc:///absolute/path or tcp://127.0.0.1:PORT, found {address!r}")
     path = Path(address.removeprefix("ipc://"))
     length = len(os.fsencode(path))
     if length > _IPC_PATH_LIMIT_BYTES:
-        raise ValueError(f"expected an ipc path of at most {_IPC_PATH_LIMIT_BYTES} bytes, found {length}: {path}")
+        raise AddressError(f"expected an ipc path of at most {_IPC_PATH_LIMIT_BYTES} bytes, found {length}: {path}")
     lock = _lock_path(address)
     fd = _lock(lock, address)
     try:

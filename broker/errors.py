@@ -9,6 +9,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |- UnserialisableError            a value cannot travel as msgpack               (TypeError)
     |- BrokerUnavailableError         nobody answers at the address                  (TimeoutError)
     |- AddressInUseError              another broker owns the address                (OSError)
+    |- AddressError                   not an address that a broker may serve         (ValueError)
     |- LeaseError
     |  |- LeaseTimeoutError           the pool had too few free workers in time      (TimeoutError)
     |  |- LeaseRefusedError           no worker would ever serve this request        (ValueError)
@@ -63,6 +64,10 @@ class BrokerUnavailableError(ZmqCarlaError, TimeoutError):
 
 class AddressInUseError(ZmqCarlaError, OSError):
     """Another broker already serves the address."""
+
+
+class AddressError(ZmqCarlaError, ValueError):
+    """The address has the wrong form, or reaches further than it may."""
 
 
 class LeaseError(ZmqCarlaError):

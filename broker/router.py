@@ -38,7 +38,7 @@ def serve(address: str, lifeline_fd: int | None = None) -> None:
 
     Raises:
         AddressInUseError: another broker serves the address.
-        ValueError: not an address that a broker may serve.
+        AddressError: not an address that a broker may serve.
     """
     stopping: list[int] = []
     previous = {sig: signal.signal(sig, lambda number, _: stopping.append(number)) for sig in (SIGTERM, SIGINT)}

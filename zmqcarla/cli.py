@@ -68,6 +68,8 @@ def worker(
     from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
     _log_to_stderr()
+    if connect is None:
+        _check_ports_free(_simulator(simulator, carla_root, connect), port, 1)
     config = WorkerConfig(
         worker_id=f"{os.uname().nodename}-{os.getpid()}",
         gpu=gpu,
@@ -105,6 +107,7 @@ def up(
     where = address or default_address()
     if is_served(where):
         raise AddressInUseError(f"a pool already runs at {where}: see `zmqcarla status`, or pass another --address")
+    _check_ports_free(_simulator(simulator, carla_root, None), base_port, workers)
     config = PoolConfig(
         address=where,
         workers=workers,
@@ -223,8 +226,22 @@ def _simulator(
 
 
 def _checked_map(path: str | None) -> str | None:
-    """An absolute path, because the server has another working directory; a town's name passes."""
-    return str(Path(path).resolve()) if path and Path(path).exists() else path
+    """The absolute path of a readable OpenDRIVE file, so that a bad one is an error here and not in a worker's log."""
+    if path is None:
+        return None
+    from zmqcarla.workers.session import read_opendrive
+
+    read_opendrive(path)
+    return str(Path(path).resolve())
+
+
+def _check_ports_free(simulator: str, first: int | None, workers: int) -> None:
+    """A busy port is an error here and not in a worker's log."""
+    from zmqcarla.workers import ports
+
+    if first is not None and simulator != "none":
+        for index in range(workers):
+            ports.claim(first + ports.BLOCK_SIZE * index).release()
 
 
 def _gpu_list(text: str) -> tuple[int, ...]:

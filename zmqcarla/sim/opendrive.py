@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DRIVABLE = frozenset({"driving", "bidirectional", "entry", "exit", "onRamp", "offRamp", "parking"})
 """Lane types whose surface is carriageway; a car is placed on "driving" only."""
 
+TRAFFIC_LIGHT = "1000001"
+"""The signal type of a traffic light."""
+
 _KMH_PER_UNIT = {"km/h": 1.0, "mph": 1.609344, "m/s": 3.6, "": 3.6}
 
 
@@ -289,6 +292,8 @@ def _signals(road: ElementTree.Element) -> tuple[tuple[SignalElement, ...], tupl
             references.extend(SignalReference(signal_id, road_id, s_m, facing, pair) for pair in lanes)
             if tag == "signal":
                 kind, z_m = item.get("type", ""), _number(item, "zOffset", 0.0)
+                if kind == "-1" and item.get("dynamic") == "yes":  # how some maps write their traffic lights
+                    kind = TRAFFIC_LIGHT
                 span = lanes[0] if lanes else (0, 0)
                 signals.append(SignalElement(signal_id, kind, s_m, _number(item, "t"), z_m, facing, span))
     return tuple(signals), tuple(references)

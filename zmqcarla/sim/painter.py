@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import numpy as np
 
-from zmqcarla.sim.camera import FARTHEST_PIXEL, NEAR_M, SHIFT, Camera, clip_near, rotations
+from zmqcarla.sim.camera import NEAR_M, SHIFT, Camera, clip_near, rotations
 from zmqcarla.sim.meshes import GLOWING, Kind, MeshTable, Role
 
 if TYPE_CHECKING:

@@ -58,6 +58,8 @@ class Renderer:
     """Paints camera pictures of one map. Not thread-safe; equal calls give equal bytes."""
 
     def __init__(self, road_map: RoadMap) -> None:
+        # a picture is too small to share among threads, and many simulators share a machine
+        cv2.setNumThreads(1)
         self._map = road_map
         self._raster = GroundRaster(road_map)
         self._flat_z = float(road_map.heights_m(road_map.spawn_points[:1, :2])[0])

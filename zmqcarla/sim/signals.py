@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zmqcarla.sim.opendrive import Document, Road, SignalElement, SignalReference
+from zmqcarla.sim.opendrive import TRAFFIC_LIGHT, Document, Road, SignalElement, SignalReference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TYPE_IDS = {
-    "1000001": "traffic.traffic_light",
-    "-1": "traffic.traffic_light",
+    TRAFFIC_LIGHT: "traffic.traffic_light",
     "206": "traffic.stop",
     "205": "traffic.yield",
 }
-"""OpenDRIVE signal types that become actors; "-1" is what some maps write on their lights."""
+"""OpenDRIVE signal types that become actors."""
 
 _HALF_LENGTH_M = 1.5
 _HALF_HEIGHT_M = 1.0
@@ -157,7 +156,7 @@ def _own_reference(document: Document, road_id: int, signal: SignalElement) -> l
 def _pole_foot(road: Road, element: SignalElement) -> Vector:
     """A light that stands on its own stop line is moved on to the junction's edge, where waiting drivers see it."""
     s_m = element.s_m
-    if TYPE_IDS[element.kind] == TYPE_IDS["1000001"] and road.junction_id < 0 and element.lanes != (0, 0):
+    if element.kind == TRAFFIC_LIGHT and road.junction_id < 0 and element.lanes != (0, 0):
         s_m = road.length_m - _POLE_SETBACK_M if element.orientation == "+" else _POLE_SETBACK_M
     x, y, z = road.points(np.array([s_m]), np.array([element.t_m]))[0].tolist()
     return x, y, z
