@@ -68,8 +68,8 @@ class _Worker:
 
 
 @dataclasses.dataclass(slots=True)
-class _Held:
-    """A row's command that waits for its worker to come back."""
+class _RowCommand:
+    """One row's part of a command."""
 
     seq: int
     op: str
@@ -79,7 +79,10 @@ class _Held:
 @dataclasses.dataclass(slots=True)
 class _Row:
     worker_id: str
-    held: _Held | None = None
+    held: _RowCommand | None = None
+    """Waits for the worker to come back."""
+    under_way: _RowCommand | None = None
+    """Was sent to the worker, which has not answered."""
     untold_loss: bytes = b""
     gone: bytes = b""
 
@@ -269,10 +272,10 @@ class LeaseTable:
         pending = _Pending(event.peer, message.rows, set(message.rows), {})
         lease.pending[message.seq] = pending
         for row, op, payload in zip(message.rows, message.ops, event.payloads, strict=True):
-            yield from self._dispatch(lease, row, _Held(message.seq, op, payload))
+            yield from self._dispatch(lease, row, _RowCommand(message.seq, op, payload))
         yield from self._finish(lease, message.seq)
 
-    def _dispatch(self, lease: _Lease, row: int, command: _Held) -> Iterator[Send]:
+    def _dispatch(self, lease: _Lease, row: int, command: _RowCommand) -> Iterator[Send]:
         entry = lease.rows[row]
         worker = self._workers.get(entry.worker_id)
         if entry.gone:
@@ -281,6 +284,7 @@ class LeaseTable:
             self._settle(lease, row, command.seq, "lost", entry.untold_loss)
             entry.untold_loss = b""
         elif worker is not None and worker.state == "ready":
+            entry.under_way = command
             message = p.RowCommand(lease.lease_id, row, command.seq, command.op)
             yield Send(worker.env_process, message, (command.payload,))
         else:
@@ -292,6 +296,7 @@ class LeaseTable:
         if pending is None or row not in pending.waiting:
             return False
         pending.waiting.remove(row)
+        lease.rows[row].under_way = None
         pending.outcomes[row] = (outcome, payload)
         return True
 
@@ -333,7 +338,7 @@ class LeaseTable:
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
         for worker_id in message.worker_ids:
             worker = self._workers.get(worker_id)
-            if worker is None:
+            if worker is None or worker.supervisor != event.peer:  # the peer reconnected: its old route is dead
                 yield Send(event.peer, p.UnknownWorker(worker_id))
             else:
                 worker.heard_at = now
@@ -356,8 +361,10 @@ class LeaseTable:
             return
         entry = lease.rows[worker.row]
         held, entry.held = entry.held, None
-        if held is not None:
-            yield from self._dispatch(lease, worker.row, held)
+        # A command under way to the same process was lost with its connection; one that it has done it answers again.
+        command = held or entry.under_way
+        if command is not None:
+            yield from self._dispatch(lease, worker.row, command)
 
     def _row_reply(self, message: p.RowReply, event: Received, now: float) -> Iterator[Send]:
         lease = self._leases.get(message.lease_id)

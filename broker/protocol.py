@@ -10,7 +10,7 @@ Payloads, packed with `pack` (-> the payload of an "ok" reply):
     open    {env_id, kwargs}                          -> {observation_space, action_space, metadata, render_mode}
     attach  {arena, num_envs, slots}                  -> {visible}         whether the worker can map the arena
     reset   {slot, seed, options, open, attach}       -> {info, inline}    open, attach: rebuild after a restart
-    step    (slot, action)                            -> [reward, terminated, truncated, info, inline, busy_s]
+    step    [slot, action]                            -> [reward, terminated, truncated, info, inline, busy_s]
     call    {name, args, kwargs}                      -> the value
 
 `busy_s` is the time that the worker spent on the step. `inline` maps the index of a leaf (zmqcarla.shm.layout) to its

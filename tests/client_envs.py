@@ -74,4 +74,4 @@ class CounterEnv(gymnasium.Env[dict[str, Any], np.ndarray[Any, Any]]):
         return os.getpid()
 
 
-gymnasium.register(id="Counter-v0", entry_point=CounterEnv, disable_env_checker=True)
+gymnasium.register(id="Counter-v0", entry_point="client_envs:CounterEnv", disable_env_checker=True)

@@ -171,6 +171,21 @@ def test_a_heartbeat_keeps_the_worker_and_an_unknown_one_is_asked_to_register() 
     assert _only(pool.tell(b"s", p.Heartbeat(("other",))), p.UnknownWorker).worker_id == "other"
 
 
+def test_a_supervisor_that_reconnected_is_asked_to_register_again() -> None:
+    pool = Pool(workers=1)
+    assert _only(pool.tell(b"s again", p.Heartbeat(("w0",))), p.UnknownWorker).worker_id == "w0"
+
+
+def test_a_command_lost_with_the_connection_is_sent_again_to_the_same_process() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    (sent,) = pool.step(lease_id, 1, (0,))
+    again = pool.tell(b"e0 again", p.Ready(p.PROTOCOL, "w0", 1, 4000, lease_id, 0, 0))
+    assert again == [Send(b"e0 again", sent.message, sent.payloads)]
+    assert _only(pool.reply(lease_id, 1, 0, peer=b"e0 again"), p.CommandReply).outcomes == ("ok",)
+    assert pool.tell(b"e0 third", p.Ready(p.PROTOCOL, "w0", 1, 4000, lease_id, 0, 1)) == []
+
+
 def test_a_silent_client_loses_its_lease_and_the_queue_moves() -> None:
     pool = Pool(workers=1)
     lease_id = pool.lease(1)

@@ -339,7 +339,9 @@ def test_killing_the_supervisor_of_a_private_pool_leaves_nothing(monkeypatch: py
     supervisor = next(
         child for child in psutil.Process().children(recursive=True) if "zmqcarla.workers" in child.cmdline()
     )
+    env_processes = supervisor.children()
     supervisor.kill()
+    psutil.wait_procs(env_processes, timeout=20)
     _, _, _, truncated, _ = vec.step(_actions((0, 0), (0, 0)))
     assert truncated.all()
     observations, *_ = vec.step(_actions((0, 0), (0, 0)))

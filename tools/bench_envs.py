@@ -47,4 +47,4 @@ class BenchEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
 
 for _name, _image in (("BenchImage-v0", True), ("BenchVector-v0", False)):
-    gymnasium.register(id=_name, entry_point=BenchEnv, kwargs={"image": _image}, disable_env_checker=True)
+    gymnasium.register(id=_name, entry_point="bench_envs:BenchEnv", kwargs={"image": _image}, disable_env_checker=True)

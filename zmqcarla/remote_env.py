@@ -34,7 +34,8 @@ class RemoteEnv(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the env in its worker."""
-        batch = concatenate(self.action_space, [action], create_empty_array(self.action_space, 1))
+        empty: Any = create_empty_array(self.action_space, 1)
+        batch = concatenate(self.action_space, [action], empty)
         observations, rewards, terminated, truncated, infos = self._vector_env.step(batch)
         return self._first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first_info(infos)
 

@@ -169,7 +169,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._sent_at = time.perf_counter()
         try:
             payloads = [
-                pack((slot, action)) if op == "step" else self._reset_payload(row, slot, None, None)
+                pack([slot, action]) if op == "step" else self._reset_payload(row, slot, None, None)
                 for row, op, action in zip(rows, ops, checked, strict=True)
             ]
             self._pending = (self._lease.send(rows, ops, payloads), slot)

@@ -1,0 +1,133 @@
+"""Observation bounds, rewards, infractions and endings from given moments, without a simulator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from zmqcarla.workers.config import CarlaEnvConfig
+from zmqcarla.workers.ego import EgoState
+from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
+from zmqcarla.workers.navigation import NUM_WAYPOINTS, RoadOption, RouteState
+from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, observation_space, observe
+from zmqcarla.workers.reward import StepFacts, dense_reward, sparse_reward
+from zmqcarla.workers.termination import Ending, EndingJudge
+
+EGO = EgoState(
+    position_m=(1.0, 2.0, 3.0),
+    rotation_deg=(0.0, 0.0, 90.0),
+    velocity_mps=(8.0, 0.0, 0.0),
+    acceleration_mps2=(0.0, 0.0, 0.0),
+    angular_velocity_dps=(0.0, 0.0, 0.0),
+    speed_mps=8.0,
+    speed_limit_mps=0.0,
+    light_id=None,
+    light_is_red=False,
+)
+ROUTE = RouteState(
+    s_m=50.0,
+    progress_m=0.4,
+    distance_to_goal_m=50.0,
+    completion_percent=50.0,
+    lane_offset_m=0.0,
+    heading_error_deg=0.0,
+    lane_width_m=4.0,
+    command=RoadOption.LANEFOLLOW,
+    at_junction=False,
+    waypoints_ego_m=np.zeros((NUM_WAYPOINTS, 2)),
+    arrived=False,
+)
+FACTS = StepFacts(EGO, ROUTE, StepEvents(), Ending.NONE, steering_change=0.0)
+CONFIG = CarlaEnvConfig(simulator="embedded")
+
+
+def test_the_observation_holds_the_named_values() -> None:
+    rgb = np.zeros((3, 224, 400), dtype=np.uint8)
+    red = replace(EGO, light_id=7, light_is_red=True)
+    seen = observe(rgb, red, replace(ROUTE, lane_offset_m=-0.5), StepEvents(lane_invasion=True))
+    assert seen in observation_space((400, 224))
+    assert seen["vehicle_state"][VEHICLE_STATE.index("yaw_deg")] == 90.0
+    assert seen["navigation"][NAVIGATION.index("command")] == RoadOption.LANEFOLLOW
+    assert seen["navigation"][NAVIGATION.index("lane_offset_m")] == -0.5
+    flags = {name: seen["measurements"][MEASUREMENTS.index(name)] for name in MEASUREMENTS[2:]}
+    assert flags == {"collision": 0.0, "lane_invasion": 1.0, "red_light": 1.0, "at_junction": 0.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_the_observation_is_finite_and_within_its_bounds_whatever_the_simulator_says(bad: float) -> None:
+    rgb = np.zeros((3, 64, 64), dtype=np.uint8)
+    ego = replace(EGO, acceleration_mps2=(bad, bad, bad), speed_mps=bad, position_m=(bad, 0.0, 0.0))
+    route = replace(ROUTE, lane_offset_m=bad, waypoints_ego_m=np.full((NUM_WAYPOINTS, 2), bad))
+    assert observe(rgb, ego, route, StepEvents()) in observation_space((64, 64))
+
+
+def test_good_driving_earns_its_progress() -> None:
+    terms = dense_reward(FACTS)
+    assert terms["progress"] == pytest.approx(0.04)
+    assert sum(terms.values()) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("facts", "term"),
+    [
+        (replace(FACTS, ego=replace(EGO, velocity_mps=(0.0, 0.0, 0.0))), "speed"),
+        (replace(FACTS, ego=replace(EGO, speed_limit_mps=4.0)), "speed"),
+        (replace(FACTS, route=replace(ROUTE, lane_offset_m=1.5)), "centring"),
+        (replace(FACTS, steering_change=1.0), "comfort"),
+        (replace(FACTS, events=StepEvents(collision=True)), "collision"),
+        (replace(FACTS, events=StepEvents(ran_red_light=True)), "red_light"),
+        (replace(FACTS, events=StepEvents(lane_invasion=True)), "lane_invasion"),
+        (replace(FACTS, ending=Ending.BLOCKED), "ending"),
+    ],
+)
+def test_each_fault_costs_in_its_own_term_only(facts: StepFacts, term: str) -> None:
+    usual, now = dense_reward(FACTS), dense_reward(facts)
+    assert now[term] < usual[term]
+    assert {name for name in usual if usual[name] != now[name]} == {term}
+
+
+def test_the_sparse_reward_speaks_only_at_the_end() -> None:
+    assert sparse_reward(FACTS) == {"ending": 0.0}
+    assert sparse_reward(replace(FACTS, ending=Ending.ROUTE_COMPLETED)) == {"ending": 1.0}
+    assert sparse_reward(replace(FACTS, ending=Ending.COLLISION)) == {"ending": -1.0}
+
+
+@pytest.mark.parametrize(
+    ("route", "events", "ending"),
+    [
+        (ROUTE, StepEvents(), Ending.NONE),
+        (replace(ROUTE, arrived=True), StepEvents(), Ending.ROUTE_COMPLETED),
+        (replace(ROUTE, arrived=True), StepEvents(collision=True), Ending.COLLISION),
+        (replace(ROUTE, lane_offset_m=-30.1), StepEvents(), Ending.OFF_ROUTE),
+        (replace(ROUTE, lane_offset_m=29.9), StepEvents(), Ending.NONE),
+    ],
+)
+def test_endings(route: RouteState, events: StepEvents, ending: Ending) -> None:
+    assert EndingJudge(CONFIG).judge(EGO, route, events, 0.05) is ending
+
+
+def test_blocked_needs_sixty_seconds_in_one_piece() -> None:
+    judge, standing = EndingJudge(CONFIG), replace(EGO, speed_mps=0.05)
+    for _ in range(1199):
+        assert judge.judge(standing, ROUTE, StepEvents(), 0.05) is Ending.NONE
+    assert judge.judge(EGO, ROUTE, StepEvents(), 0.05) is Ending.NONE  # it moved once
+    for _ in range(1199):
+        assert judge.judge(standing, ROUTE, StepEvents(), 0.05) is Ending.NONE
+    assert judge.judge(standing, ROUTE, StepEvents(), 0.05) is Ending.BLOCKED
+
+
+def test_the_lane_is_invaded_when_the_body_reaches_over_its_edge() -> None:
+    assert not lane_invaded(replace(ROUTE, lane_offset_m=0.9), 1.0)
+    assert lane_invaded(replace(ROUTE, lane_offset_m=-1.1), 1.0)
+    assert not lane_invaded(replace(ROUTE, lane_offset_m=-1.1, at_junction=True), 1.0)
+
+
+def test_a_red_light_is_run_by_driving_out_of_its_box() -> None:
+    at_red = replace(EGO, light_id=7, light_is_red=True)
+    assert red_light_run(at_red, EGO)
+    assert not red_light_run(at_red, at_red)
+    assert not red_light_run(at_red, replace(at_red, light_is_red=False))  # it turned green
+    assert not red_light_run(replace(at_red, light_is_red=False), EGO)
+    assert not red_light_run(at_red, replace(EGO, velocity_mps=(-2.0, 0.0, 0.0)))  # it backed out
