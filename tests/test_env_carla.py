@@ -91,6 +91,12 @@ def test_the_unwrapped_env_passes_gymnasiums_checker(settings: dict[str, Any]) -
     env.close()
 
 
+def test_an_env_that_renders_passes_gymnasiums_checker(settings: dict[str, Any]) -> None:
+    env = gymnasium.make(ENV_ID, **settings, render_mode="rgb_array")
+    check_env(env.unwrapped)
+    env.close()
+
+
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # said of any wrapper
 def test_the_wrapped_env_passes_gymnasiums_checker(settings: dict[str, Any]) -> None:
     env = gymnasium.make(ENV_ID, **settings, max_episode_steps=100)
@@ -129,12 +135,45 @@ def test_a_step_says_what_the_world_says(make: Any) -> None:
     assert value(observation, "route_completion_percent") > 0.5
 
 
-def test_render_gives_the_camera_picture(make: Any) -> None:
-    env = make(render_mode="rgb_array", image_size=(96, 64))
-    observation, _ = env.reset(seed=0)
-    picture = env.render()
-    assert picture.shape == (64, 96, 3)
-    assert np.array_equal(picture, observation["rgb"].transpose(1, 2, 0))
+def test_render_shows_the_car_from_behind(make: Any) -> None:
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    for _ in range(40):
+        env.step(FORWARD)
+        picture = env.render()
+        assert (picture.shape, picture.dtype) == ((224, 400, 3), np.uint8)
+        # The rear lights of the car stay where they are in the picture while the town passes by.
+        rear = picture[140:215, 140:260].astype(int)
+        red = (rear[..., 0] > 90) & (rear[..., 0] > 2 * rear[..., 1:].max(axis=-1))
+        assert red.mean() > 0.02
+        assert abs(np.flatnonzero(red.any(axis=0)).mean() - 59.5) < 10.0
+
+
+def test_render_is_of_the_frame_of_the_observation(make: Any) -> None:
+    env = make(render_mode="rgb_array", frame_skip=3)
+    env.reset(seed=0)
+    frames: list[NDArray[np.uint8]] = []
+    for _ in range(10):
+        env.step(FORWARD)
+        frames.append(env.render())
+        assert np.array_equal(frames[-1], env.render())
+    again = make(render_mode="rgb_array", frame_skip=1)
+    env.close()
+    again.reset(seed=0)
+    for k in range(30):
+        again.step(FORWARD)
+        if k % 3 == 2:
+            assert np.array_equal(again.render(), frames[k // 3]), f"tick {k + 1}"
+
+
+def test_there_is_no_second_camera_without_a_render_mode(make: Any) -> None:
+    for render_mode, cameras in ((None, 1), ("rgb_array", 2)):
+        env = make(render_mode=render_mode)
+        env.reset(seed=0)
+        actors = env.session.world.get_actors()
+        assert sum(actor.type_id == "sensor.camera.rgb" for actor in actors) == cameras
+        assert (env.render() is None) == (render_mode is None)
+        env.close()
 
 
 def test_reset_options_choose_spawn_point_goal_and_length(make: Any) -> None:

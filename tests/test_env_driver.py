@@ -90,7 +90,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     contact_sheet(tmp_path / "one.png", images, [f"env {k}" for k in range(6)])
     contact_sheet(tmp_path / "many.png", [images, images], None, ["0 s", "5 s"])
     lane = np.array([[0.0, 0.0], [50.0, 0.0]])
-    paths_plot(tmp_path / "paths.png", [lane], [lane + 1.0], [(50.0, 1.0)], ["env 0"])
+    paths_plot(tmp_path / "paths.png", [lane], [lane + 1.0], [[(50.0, 1.0)]], ["env 0"])
     latency_plot(tmp_path / "latency.png", rng.lognormal(size=100), {"tick": 1.0, "render wait": 0.5})
     for name in ("one", "many", "paths", "latency"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

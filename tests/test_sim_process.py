@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -153,6 +154,39 @@ def test_a_stream_connection_that_says_nothing_or_nonsense_harms_nobody(port: in
     assert world.wait_for_tick(10.0).frame > 0
     silent.close()
     unknown.close()
+
+
+def read_message(stream: socket.socket) -> bytes:
+    def read(size: int) -> bytes:
+        got = b""
+        while len(got) < size:
+            chunk = stream.recv(size - len(got))
+            assert chunk, "the stream was closed"
+            got += chunk
+        return got
+
+    (size,) = struct.unpack("<I", read(4))
+    return read(size)
+
+
+def test_an_observer_of_the_old_episode_hears_nothing_before_the_map_change() -> None:
+    """The client that reloads is still subscribed then, and a message of the new episode may corrupt its memory."""
+    with running_sim() as port, socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        call(sock, "set_episode_settings", [True, False, [True, 0.05], True, 0.01, 10, 0.0, True, 3000.0, 2000.0, True])
+        ((_, (episode, _)),) = call(sock, "get_episode_info")
+        with socket.create_connection(("127.0.0.1", port + 1), timeout=10) as old:
+            old.sendall(wire.SUBSCRIPTION.pack(wire.OBSERVER_STREAM_ID))
+            assert struct.unpack_from("<Q", read_message(old), 48) == (episode,)
+            call(sock, "load_new_episode", "", False, 0)
+            call(sock, "tick_cue")
+            with socket.create_connection(("127.0.0.1", port + 1), timeout=10) as new:
+                new.sendall(wire.SUBSCRIPTION.pack(wire.OBSERVER_STREAM_ID))
+                assert struct.unpack_from("<Q", read_message(new), 48) == (episode + 1,)
+            message = read_message(old)
+            while struct.unpack_from("<Q", message, 48) == (episode,):
+                message = read_message(old)
+            assert struct.unpack_from("<Q", message, 48) == (episode + 1,)
+            assert struct.unpack_from("<I", message, 48 + 32) == (wire.SimulationState.MAP_CHANGE,)
 
 
 LEAVE_SYNCHRONOUS = """

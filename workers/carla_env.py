@@ -8,8 +8,8 @@ The parts: `session` (the server), `episode` (actors and route), `observation`, 
 
 from __future__ import annotations
 
-import contextlib
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,6 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, InvalidActionError, SimulatorError
+from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import Episode, Moment
@@ -136,12 +137,16 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._observation(), float(sum(terms.values())), terminated, truncated, self._info(ending, terms)
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return the camera picture, uint8 (height, width, 3), RGB, a new array; None without a render mode."""
+        """Return the view from behind the vehicle, uint8 (height, width, 3), RGB, a new array.
+
+        It is of the same frame as the last observation. Without a render mode there is none, and None is returned.
+        """
         if self.render_mode is None:
             return None
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
-        return np.ascontiguousarray(self._moment.rgb.transpose(1, 2, 0))
+        assert self._moment.chase_rgb is not None
+        return np.ascontiguousarray(self._moment.chase_rgb.transpose(1, 2, 0))
 
     def close(self) -> None:
         """Destroy the actors, give the clock back, end an own server; a second call does nothing."""
@@ -197,7 +202,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._claim = ports.claim_free()
         port = self._claim.block.rpc
         spec = ServerSpec(self._simulator, port, self.config.gpu, town_file, self.config.root)
-        self.server = launch(spec, ports.runtime_directory() / f"server-{port}.log")
+        self.server = launch(spec, _fresh_log(port))
         self.server.wait_ready(self.config.start_timeout_s)
         return port
 
@@ -213,11 +218,25 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         if session is not None and server is None:
             session.close()
         if server is not None:
+            ended_by_itself = server.poll() is not None
             server.close()
-            with contextlib.suppress(OSError):
-                server.log_path.unlink()
+            if not ended_by_itself:
+                server.log_path.unlink(missing_ok=True)
         if claim is not None:
             claim.release()
+
+
+def _fresh_log(port: int) -> Path:
+    """Return an empty file for the output of the server on a claimed port.
+
+    It lies in `logs/env` of this user's runtime directory. There is at most one a port: the file of a server that died
+    is kept until the next one takes that port.
+    """
+    folder = runtime_directory() / "logs" / "env"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"server-{port}.log"
+    path.write_bytes(b"")
+    return path
 
 
 def checked_action(action: Any) -> NDArray[np.float32]:

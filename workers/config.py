@@ -44,10 +44,10 @@ class CarlaEnvConfig:
     """"dense" or "sparse"; see `zmqcarla.workers.reward`."""
 
     render_mode: RenderMode | None = None
-    """"rgb_array" lets `render()` return the camera picture, uint8 (height, width, 3)."""
+    """"rgb_array" adds a camera behind the vehicle for `render()`; it costs a second picture a step."""
 
     image_size: tuple[int, int] = (400, 224)
-    """Width and height of the camera in pixels."""
+    """Width and height of the pictures in pixels."""
 
     route_length_m: float = 300.0
     """Least length of a random route."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import carla
@@ -19,7 +19,7 @@ from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.ego import EgoState, read_ego
 from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
 from zmqcarla.workers.navigation import Route, RouteState, RouteTracker, plan_route, random_route
-from zmqcarla.workers.sensors import CollisionLog, EgoCamera
+from zmqcarla.workers.sensors import CHASE_VIEW, DRIVERS_VIEW, Camera, CollisionLog
 from zmqcarla.workers.session import Session
 
 EGO_BLUEPRINT = "vehicle.tesla.model3"
@@ -44,7 +44,8 @@ class Moment:
     """All that is known after a reset or a step.
 
     Attributes:
-        rgb: uint8 (3, height, width), a new array.
+        rgb: uint8 (3, height, width), a new array: the driver's view.
+        chase_rgb: the same from behind the vehicle; None without a render mode.
         ego: the vehicle.
         route: its place on the route.
         events: infractions since the last moment.
@@ -52,6 +53,7 @@ class Moment:
     """
 
     rgb: NDArray[np.uint8]
+    chase_rgb: NDArray[np.uint8] | None
     ego: EgoState
     route: RouteState
     events: StepEvents
@@ -98,7 +100,8 @@ class Episode:
         self._session = session
         self._config = config
         self.vehicle: Any = None
-        self._camera: EgoCamera | None = None
+        self._camera: Camera | None = None
+        self._chase_camera: Camera | None = None
         self._collisions: CollisionLog | None = None
         self.ticks = 0
         try:
@@ -119,7 +122,7 @@ class Episode:
         self._tracker = RouteTracker(self.scene.route, x_m, y_m)
         moment = self._look(frame, ran_red_light=False)
         # Touching the ground for the first time is no collision.
-        return Moment(moment.rgb, moment.ego, moment.route, StepEvents(), "")
+        return replace(moment, events=StepEvents(), collided_with="")
 
     def step(self, action: NDArray[np.float32]) -> Moment:
         """Drive one step of `frame_skip` ticks.
@@ -145,13 +148,14 @@ class Episode:
 
     def end(self) -> None:
         """Stop the sensors and destroy the actors; a second call does nothing."""
-        sensors = [sensor for sensor in (self._camera, self._collisions) if sensor is not None]
+        all_sensors = (self._camera, self._chase_camera, self._collisions)
+        sensors = [sensor for sensor in all_sensors if sensor is not None]
         actor_ids = [sensor.actor_id for sensor in sensors]
         for sensor in sensors:
             sensor.stop()
         if self.vehicle is not None:
             actor_ids.append(int(self.vehicle.id))
-        self._camera = self._collisions = self.vehicle = None
+        self._camera = self._chase_camera = self._collisions = self.vehicle = None
         if actor_ids:
             with contextlib.suppress(SimulatorTimeoutError):
                 self._session.destroy(actor_ids)
@@ -169,6 +173,7 @@ class Episode:
         assert self._camera is not None
         assert self._collisions is not None
         rgb = self._camera.picture(frame, self._config.timeout)
+        chase_rgb = None if self._chase_camera is None else self._chase_camera.picture(frame, self._config.timeout)
         hits = self._collisions.take()
         x_m, y_m, _ = self._ego.position_m
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
@@ -177,7 +182,7 @@ class Episode:
             lane_invasion=lane_invaded(route, self._half_width_m),
             ran_red_light=ran_red_light,
         )
-        return Moment(rgb, self._ego, route, events, hits[0] if hits else "")
+        return Moment(rgb, chase_rgb, self._ego, route, events, hits[0] if hits else "")
 
     def _choose_scene(self, rng: np.random.Generator, options: Mapping[str, Any]) -> Scene:
         places: Sequence[Any] = self._session.map.get_spawn_points()
@@ -224,8 +229,11 @@ class Episode:
 
     def _start_sensors(self) -> None:
         with self._session.answers("spawn_actor"):
-            self._collisions = CollisionLog(self._session.world, self.vehicle)
-            self._camera = EgoCamera(self._session.world, self.vehicle, self._config.image_size)
+            world, image_size = self._session.world, self._config.image_size
+            self._collisions = CollisionLog(world, self.vehicle)
+            self._camera = Camera(world, self.vehicle, image_size, DRIVERS_VIEW)
+            if self._config.render_mode is not None:
+                self._chase_camera = Camera(world, self.vehicle, image_size, CHASE_VIEW)
 
 
 def _index(name: str, value: Any, count: int) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import queue
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import carla
 import numpy as np
@@ -16,27 +17,46 @@ from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
 
-_CAMERA_POSE_M = (1.3, 0.0, 2.3)
 _CAMERA_FOV_DEG = 90.0
 
 
-class EgoCamera:
-    """An RGB camera behind the windscreen of a vehicle, looking forward."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where a camera is mounted on a vehicle, and how far it looks down.
 
-    def __init__(self, world: carla.World, vehicle: carla.Vehicle, image_size: tuple[int, int]) -> None:
+    Attributes:
+        x_m: forward of the vehicle's origin.
+        z_m: above it.
+        pitch_deg: negative looks down.
+    """
+
+    x_m: float
+    z_m: float
+    pitch_deg: float = 0.0
+
+
+DRIVERS_VIEW: Final = View(1.3, 2.3)
+CHASE_VIEW: Final = View(-7.0, 3.4, -12.0)
+"""From behind and above, so that the vehicle itself is seen on its road."""
+
+
+class Camera:
+    """An RGB camera that is fixed to a vehicle and looks forward."""
+
+    def __init__(self, world: carla.World, vehicle: carla.Vehicle, image_size: tuple[int, int], view: View) -> None:
         """Attach and start the camera; its first frame is that of the next tick.
 
         Args:
             world: the world of the vehicle.
             vehicle: carries the camera.
             image_size: width and height in pixels.
+            view: where it is mounted.
         """
         blueprint = world.get_blueprint_library().find("sensor.camera.rgb")
         width, height = image_size
         for name, value in (("image_size_x", width), ("image_size_y", height), ("fov", _CAMERA_FOV_DEG)):
             blueprint.set_attribute(name, str(value))
-        x, y, z = _CAMERA_POSE_M
-        pose = carla.Transform(carla.Location(x, y, z))
+        pose = carla.Transform(carla.Location(x=view.x_m, z=view.z_m), carla.Rotation(pitch=view.pitch_deg))
         self._sensor: Any = world.spawn_actor(blueprint, pose, attach_to=vehicle)
         frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._frames = frames
@@ -99,7 +119,7 @@ class CollisionLog:
 
         A collision has no message when it does not happen, so nothing can be waited for. The simulator sends it
         before the picture of the same tick, and the client's one I/O thread keeps that order: call this after
-        `EgoCamera.picture`.
+        `Camera.picture` of a camera that was started after this log.
         """
         types: list[str] = []
         while True:

@@ -172,7 +172,7 @@ def clean() -> None:
 @app.command()
 def demo(
     workers: Annotated[int, typer.Option(help="how many envs drive", min=1)] = 4,
-    steps: Annotated[int, typer.Option(help="vector steps to drive", min=1)] = 600,
+    steps: Annotated[int, typer.Option(help="vector steps to drive", min=1)] = 1200,
     map: Annotated[str | None, typer.Option(help="OpenDRIVE file; default: the generated town")] = None,
     out: Annotated[Path, typer.Option(help="where the pictures go")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="of the first env")] = 0,

@@ -19,6 +19,7 @@ class Journey:
         routes_completed: by env.
         lost: how often a worker was lost.
         driven_m: by env.
+        goals: world frame, metres, by env, one for each episode.
     """
 
     def __init__(self, num_envs: int) -> None:
@@ -28,7 +29,7 @@ class Journey:
         self.worst_lane_offset_m = [0.0] * num_envs
         self.driven_m = [0.0] * num_envs
         self.lost = 0
-        self.goals: list[tuple[float, float]] = []
+        self.goals: list[list[tuple[float, float]]] = [[] for _ in range(num_envs)]
         self._paths: list[list[tuple[float, float]]] = [[] for _ in range(num_envs)]
 
     def begin(self, observations: dict[str, Any], infos: dict[str, Any]) -> None:
@@ -62,7 +63,7 @@ class Journey:
 
     def _note_goals(self, infos: dict[str, Any]) -> None:
         for row in np.flatnonzero(infos.get("_goal_x_m", [])):
-            self.goals.append((float(infos["goal_x_m"][row]), float(infos["goal_y_m"][row])))
+            self.goals[row].append((float(infos["goal_x_m"][row]), float(infos["goal_y_m"][row])))
 
     def _extend(self, observations: dict[str, Any]) -> None:
         for row, path in enumerate(self._paths):

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 _DPI = 120
+_WIDTH_IN = 9.0
+_MARGIN_M = 15.0
 _ENV_COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # a listed colour map
 
 
@@ -59,37 +61,43 @@ def paths_plot(
     path: Path,
     lanes: Sequence[NDArray[np.floating[Any]]],
     driven: Sequence[NDArray[np.floating[Any]]],
-    goals: Sequence[tuple[float, float]] = (),
-    titles: Sequence[str] | None = None,
+    goals: Sequence[Sequence[tuple[float, float]]],
+    titles: Sequence[str],
 ) -> None:
-    """Save the lanes of the map from above, the paths that were driven, and their goals.
+    """Save the paths that were driven, seen from above, with their goals and the lanes around them.
 
     Args:
         path: file to write.
         lanes: centre lines, (k, 2) each, metres, world frame (y points down in the picture, as in CARLA).
         driven: one path an env, (k, 2) each; a row of NaN interrupts the line, as between two episodes.
-        goals: places of the goals, world frame; one a path, or any number of common ones.
+        goals: one list a path: the places of its goals, world frame.
         titles: one name a path.
     """
-    figure = Figure(figsize=(8.0, 8.0), dpi=_DPI, layout="constrained")
+    # Only the part of the town that was used: a path of some hundred metres is lost in a picture of all of it.
+    shown = np.concatenate([*driven, *(np.reshape(places, (-1, 2)) for places in goals)])
+    low, high = np.nanmin(shown, axis=0), np.nanmax(shown, axis=0)
+    middle, half = (low + high) / 2.0, np.maximum((high - low) / 2.0, 0.2 * float((high - low).max())) + _MARGIN_M
+    height_in = min(max(_WIDTH_IN * float(half[1] / half[0]), 4.0), 1.3 * _WIDTH_IN)
+    figure = Figure(figsize=(_WIDTH_IN, height_in + 1.0), dpi=_DPI, layout="constrained")
     axis: Any = figure.subplots()
     axis.add_collection(LineCollection([np.asarray(line) for line in lanes], colors="0.8", linewidths=0.8, zorder=1))
     for k, line in enumerate(driven):
         colour = _ENV_COLOURS[k % len(_ENV_COLOURS)]
-        label = None if titles is None else titles[k]
-        axis.plot(line[:, 0], line[:, 1], color=colour, linewidth=1.8, label=label, zorder=2)
-        axis.plot(line[0, 0], line[0, 1], "o", color=colour, markersize=5, zorder=3)
-    for k, (x_m, y_m) in enumerate(goals):
-        # As many goals as paths are the paths' own.
-        colour = _ENV_COLOURS[k % len(_ENV_COLOURS)] if len(goals) == len(driven) else "black"
-        axis.plot(x_m, y_m, "*", color=colour, markeredgecolor="black", markersize=10, linestyle="none", zorder=3)
-    axis.autoscale_view()
+        # Later paths are thinner, so that one is seen on top of another.
+        width = max(1.2, 4.8 - 0.9 * k)
+        axis.plot(line[:, 0], line[:, 1], color=colour, linewidth=width, label=titles[k], zorder=2)
+        gaps = np.isnan(line[:, 0])
+        starts = line[~gaps & np.concatenate([[True], gaps[:-1]])]
+        axis.plot(starts[:, 0], starts[:, 1], "o", color=colour, markeredgecolor="black", markersize=6, zorder=3)
+        axis.plot(*np.reshape(goals[k], (-1, 2)).T, "*", color=colour, markeredgecolor="black", markersize=13, zorder=3)
+    axis.set_xlim(middle[0] - half[0], middle[0] + half[0])
+    axis.set_ylim(middle[1] + half[1], middle[1] - half[1])
     axis.set_aspect("equal")
-    axis.invert_yaxis()
     axis.set_xlabel("x (m)")
     axis.set_ylabel("y (m)")
-    if titles is not None:
-        axis.legend(loc="best", fontsize=8)
+    axis.plot([], [], "o", color="white", markeredgecolor="black", markersize=6, label="start")
+    axis.plot([], [], "*", color="white", markeredgecolor="black", markersize=13, label="goal")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     figure.savefig(path)
 
 
@@ -122,5 +130,5 @@ def latency_plot(path: Path, step_ms: NDArray[np.floating[Any]], breakdown: Mapp
             bottom_ms += part_ms
         axes[2].set_xticks([])
         axes[2].set_ylabel("mean ms a step")
-        axes[2].legend(fontsize=7)
+        axes[2].legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path)

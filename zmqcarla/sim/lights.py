@@ -50,10 +50,11 @@ class TrafficLights:
         self._limit_s: NDArray[np.float32] = np.zeros(len(groups), np.float32)
         self._running: NDArray[np.float32] = np.ones(len(groups), np.float32)
         self._before = _Boxes((box, light) for light in self._lights for box in light.trigger_boxes)
-        rows = [light.row for light in self._lights]
-        table.records["green_s"][rows] = GREEN_S
-        table.records["yellow_s"][rows] = YELLOW_S
-        table.records["red_s"][rows] = RED_S
+        # lights are born with the episode and outlive all others, so their rows never change
+        self._rows = np.array([light.row for light in self._lights], dtype=np.int64)
+        table.records["green_s"][self._rows] = GREEN_S
+        table.records["yellow_s"][self._rows] = YELLOW_S
+        table.records["red_s"][self._rows] = RED_S
         self.reset_all()
 
     def tick(self, delta_s: float) -> None:
@@ -62,13 +63,10 @@ class TrafficLights:
             return
         self._elapsed_s += self._running * np.float32(delta_s)
         due = self._elapsed_s >= self._limit_s - np.float32(1e-4)
-        if due.any():
+        if True in due.tolist():
             for group in np.flatnonzero(due & (self._running > 0)):
                 self._next_stage(int(group))
-        self._table.records["elapsed_s"][self._rows()] = self._elapsed_s[self._group_of]
-
-    def _rows(self) -> list[int]:
-        return [light.row for light in self._lights]
+        self._table.records["elapsed_s"][self._rows] = self._elapsed_s[self._group_of]
 
     def _next_stage(self, group: int) -> None:
         if self._stage[group] == len(_STAGES) - 1:
@@ -96,7 +94,7 @@ class TrafficLights:
         """Start all cycles again."""
         for group in range(len(self.groups)):
             self.reset(group)
-        self._table.records["elapsed_s"][self._rows()] = 0.0
+        self._table.records["elapsed_s"][self._rows] = 0.0
 
     def set_time(self, light: TrafficLight, colour: LightColour, seconds: float) -> None:
         """Set how long a colour lasts, for all lights of this light's phase."""

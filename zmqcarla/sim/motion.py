@@ -70,11 +70,13 @@ class Motion:
     Args:
         table: whose records are read and written.
         heights_of: ground height (n,) at xy (n, 2), given the z (n,) of who asks.
+        flat_m: height of all ground if it is flat, so that nobody need ask.
     """
 
-    def __init__(self, table: ActorTable, heights_of: HeightsOf) -> None:
+    def __init__(self, table: ActorTable, heights_of: HeightsOf, flat_m: float | None) -> None:
         self._table = table
         self._heights_of = heights_of
+        self._flat_m = flat_m
 
     # ------------------------------------------------------------------------------------------------ vehicles
 
@@ -132,6 +134,8 @@ class Motion:
 
     def _ground_under(self, vehicles: Sequence[Vehicle], states: Sequence[State]) -> list[Vector]:
         """For each vehicle the height (m), pitch and roll (deg) of the plane under its wheels."""
+        if self._flat_m is not None:
+            return [(self._flat_m, 0.0, 0.0)] * len(vehicles)
         points: list[tuple[float, float]] = []
         nears: list[float] = []
         for vehicle, (x, y, yaw, *_) in zip(vehicles, states, strict=True):

@@ -98,7 +98,9 @@ class World:
         self.population = 0
         self.signs: list[Sign] = []
         self._limit_cells: dict[tuple[int, int], float] = {}
-        self.motion = Motion(self.table, self._heights_m)
+        ground = self.road_map.ground
+        flat_m = float(self.road_map.heights_m(self.road_map.spawn_points[:1, :2])[0]) if ground.is_flat else None
+        self.motion = Motion(self.table, self._heights_m, flat_m)
         start = self.road_map.spawn_points[0].tolist()
         self.spectator = self._add(
             Actor(self._new_id(), LIBRARY["spectator"], [], Shape(), self.frame),
