@@ -45,13 +45,19 @@ def pool() -> Iterator[LocalPool]:
         pool.close()
 
 
+@pytest.fixture(params=["shm", "zmq"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def make(pool: LocalPool) -> Iterator[Any]:
+def make(pool: LocalPool, transport: str) -> Iterator[Any]:
     made: list[zmqcarla.VectorEnv] = []
 
     def make(
         n: int = 2, env: str = COUNTER, kwargs: dict[str, Any] | None = None, **options: Any
     ) -> zmqcarla.VectorEnv:
+        options = {"transport": transport, **options}
         made.append(zmqcarla.make_vec_env(n, env, kwargs, pool.address, **options))
         return made[-1]
 
@@ -115,7 +121,7 @@ def test_held_batches_are_never_overwritten(make: Any) -> None:
 
 
 def test_a_space_without_a_fixed_size_travels_inline(make: Any) -> None:
-    vec = make(2, kwargs={"text": True})
+    vec = make(2, kwargs={"text": True}, transport="auto")
     observations, _ = vec.reset()
     assert observations["text"] == ("step 0", "step 0")
     observations, *_ = vec.step(_actions((0, 0), (0, 0)))
