@@ -59,8 +59,13 @@ class Batch:
     @classmethod
     def empty(cls, num_envs: int) -> Batch:
         """A batch in which nothing happened."""
-        zeros = [np.zeros(num_envs, dtype) for dtype in (np.float64, np.bool_, np.bool_)]
-        return cls(*zeros, [{} for _ in range(num_envs)], {})  # type: ignore[arg-type]
+        return cls(
+            rewards=np.zeros(num_envs, np.float64),
+            terminated=np.zeros(num_envs, np.bool_),
+            truncated=np.zeros(num_envs, np.bool_),
+            infos=[{} for _ in range(num_envs)],
+            losses={},
+        )
 
 
 class Rows:

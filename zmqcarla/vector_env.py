@@ -4,8 +4,8 @@ Each worker writes its observation straight into its row of the shared-memory ar
 a view of it and stays valid and unchanged for as long as the caller holds it. How actions go out and results come
 back: `zmqcarla.rows`.
 
-A worker that dies is a truncated row: last observation, reward 0, info["worker_lost"]; the next step rebuilds and resets
-it.
+A worker that dies is a truncated row: last observation, reward 0, info["worker_lost"]; the next step rebuilds
+and resets it.
 """
 
 from __future__ import annotations
