@@ -7,7 +7,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, cast
 
 import carla as _carla
@@ -45,7 +45,7 @@ def banner_of(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def running_sim(*options: str) -> Iterator[int]:
+def running_sim(*options: str) -> Generator[int, None, None]:
     """A running simulator's port."""
     port = free_port()
     process = start_sim(port, *options)

@@ -67,7 +67,8 @@ def test_a_batch_gets_the_same_actions_as_its_rows() -> None:
     state = rng.normal(size=(5, len(tables.VEHICLE_STATE))).astype(np.float32)
     drive = LaneFollowingDriver()
     actions = drive({"navigation": navigation, "vehicle_state": state})
-    assert (actions.shape, actions.dtype) == ((5, 3), np.float32)
+    assert actions.shape == (5, 3)
+    assert actions.dtype == np.float32
     for k in range(5):
         assert np.allclose(actions[k], drive({"navigation": navigation[k], "vehicle_state": state[k]}))
 

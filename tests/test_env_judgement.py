@@ -47,7 +47,7 @@ def test_the_observation_holds_the_named_values() -> None:
     rgb = np.zeros((3, 224, 400), dtype=np.uint8)
     red = replace(EGO, light_id=7, light_is_red=True)
     seen = observe(rgb, red, replace(ROUTE, lane_offset_m=-0.5), StepEvents(lane_invasion=True))
-    assert seen in observation_space((400, 224))
+    assert observation_space((400, 224)).contains(seen)
     assert seen["vehicle_state"][VEHICLE_STATE.index("yaw_deg")] == 90.0
     assert seen["navigation"][NAVIGATION.index("command")] == RoadOption.LANEFOLLOW
     assert seen["navigation"][NAVIGATION.index("lane_offset_m")] == -0.5
@@ -60,7 +60,7 @@ def test_the_observation_is_finite_and_within_its_bounds_whatever_the_simulator_
     rgb = np.zeros((3, 64, 64), dtype=np.uint8)
     ego = replace(EGO, acceleration_mps2=(bad, bad, bad), speed_mps=bad, position_m=(bad, 0.0, 0.0))
     route = replace(ROUTE, lane_offset_m=bad, waypoints_ego_m=np.full((NUM_WAYPOINTS, 2), bad))
-    assert observe(rgb, ego, route, StepEvents()) in observation_space((64, 64))
+    assert observation_space((64, 64)).contains(observe(rgb, ego, route, StepEvents()))
 
 
 def test_good_driving_earns_its_progress() -> None:

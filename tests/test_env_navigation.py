@@ -9,6 +9,7 @@ from pathlib import Path
 import carla
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from zmqcarla.workers.lane_graph import LaneGraph
 from zmqcarla.workers.navigation import (
@@ -16,6 +17,7 @@ from zmqcarla.workers.navigation import (
     WAYPOINT_SPACING_M,
     RoadOption,
     Route,
+    RouteState,
     RouteTracker,
     plan_route,
     random_route,
@@ -117,6 +119,7 @@ def test_following_the_line_exactly_completes_the_route() -> None:
     route = random_town_route("Town10HD", 3)
     tracker = RouteTracker(route, *route.xy_m[0])
     progress_m = 0.0
+    state = tracker.update(float(route.xy_m[0, 0]), float(route.xy_m[0, 1]), 0.0)
     for k, (x, y) in enumerate(route.xy_m):
         state = tracker.update(x, y, heading_deg(route, k))
         progress_m += state.progress_m
@@ -147,16 +150,14 @@ def test_waypoints_are_in_the_ego_frame_and_stop_at_the_goal() -> None:
     turned = tracker.update(10.0, 0.0, 90.0).waypoints_ego_m  # looking right: the road lies to the left
     assert np.allclose(turned[:, 0], 0.0, atol=1e-9)
     assert np.all(turned[:, 1] < 0.0)
-    for x in range(10, 96):
-        state = tracker.update(float(x), 0.0, 0.0)
+    state = drive_to(tracker, 95.0)
     assert np.allclose(state.waypoints_ego_m[-1], (5.0, 0.0))
 
 
 def test_completion_keeps_its_best_value_and_progress_turns_negative_backwards() -> None:
     route = straight_route()
     tracker = RouteTracker(route, 0.0, 0.0)
-    for x in range(0, 51, 5):
-        best = tracker.update(float(x), 0.0, 0.0)
+    best = drive_to(tracker, 50.0)
     back = tracker.update(45.0, 0.0, 0.0)
     assert back.progress_m == pytest.approx(-5.0)
     assert back.completion_percent == best.completion_percent == pytest.approx(50.0)
@@ -165,8 +166,7 @@ def test_completion_keeps_its_best_value_and_progress_turns_negative_backwards()
 def test_passing_the_goal_beside_the_road_does_not_count() -> None:
     route = straight_route()
     tracker = RouteTracker(route, 0.0, 0.0)
-    for x in range(0, 100, 5):
-        state = tracker.update(float(x), 12.0, 0.0)
+    state = drive_to(tracker, 95.0, y_m=12.0)
     assert not tracker.update(99.5, 12.0, 0.0).arrived
     assert state.completion_percent < 100.0
 
@@ -175,6 +175,13 @@ def test_a_place_without_a_way_to_it_is_an_error() -> None:
     _, graph = town("Town01")
     with pytest.raises(ValueError, match="choose another spawn point or goal"):
         plan_route(graph, 5, 5)
+
+
+def drive_to(tracker: RouteTracker, end_m: float, y_m: float = 0.0) -> RouteState:
+    """Move along x in steps of five metres."""
+    for x in range(0, int(end_m), 5):
+        tracker.update(float(x), y_m, 0.0)
+    return tracker.update(end_m, y_m, 0.0)
 
 
 def straight_route() -> Route:
@@ -194,7 +201,7 @@ def heading_deg(route: Route, k: int) -> float:
     return math.degrees(math.atan2(dy, dx))
 
 
-def runs(mask: np.ndarray) -> list[tuple[int, int]]:  # type: ignore[type-arg]
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last index of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -22,7 +22,7 @@ import sys
 from zmqcarla.workers.carla_env import CarlaEnv
 env = CarlaEnv(simulator="embedded")
 env.reset(seed=0)
-print(env._server.server_pid(), flush=True)
+print(env.server.server_pid(), flush=True)
 sys.stdin.read()
 """
 
@@ -141,7 +141,7 @@ def test_an_env_alone_starts_and_ends_its_own_server() -> None:
     observation, info = env.reset(seed=0)
     assert observation["rgb"].shape == (3, 16, 32)
     assert info["simulator"] == "embedded"
-    server = env._server  # pyright: ignore[reportPrivateUsage]
+    server = env.server
     assert server is not None
     pid, port = server.server_pid(), server.spec.port
     env.close()
@@ -153,8 +153,8 @@ def test_an_env_alone_starts_and_ends_its_own_server() -> None:
 def test_an_env_whose_server_was_killed_starts_another_at_reset() -> None:
     env = CarlaEnv(simulator="embedded", image_size=(32, 16), timeout=1.0)
     env.reset(seed=0)
-    assert env._server is not None  # pyright: ignore[reportPrivateUsage]
-    os.kill(env._server.server_pid(), 9)  # pyright: ignore[reportPrivateUsage]
+    assert env.server is not None
+    os.kill(env.server.server_pid(), 9)
     with pytest.raises(TimeoutError, match="expected an answer to tick"):
         env.step(env.action_space.sample())
     observation, _ = env.reset(seed=0)

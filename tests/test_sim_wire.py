@@ -58,9 +58,6 @@ def test_token_is_24_bytes_and_leaves_the_address_to_the_client() -> None:
     token = wire.token(7, 2001)
     assert len(token) == 24
     assert struct.unpack("<IHBB", token[:8]) == (7, 2001, 1, 0)
-    assert wire.token_stream_id(token) == 7
-    with pytest.raises(wire.WireError, match="24 bytes"):
-        wire.token_stream_id(token[:-1])
 
 
 def test_requests_are_cut_from_any_chunks() -> None:

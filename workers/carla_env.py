@@ -42,6 +42,12 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     "collided_with", "ran_red_light", "lane_invasion", "terminated_by" (see `Ending`), "reward_terms" (empty after
     reset). After reset also "map", "weather", "spawn_point", "goal_x_m", "goal_y_m".
 
+    Attributes:
+        config: the settings.
+        session: the connection to the server, None before the first reset and after close.
+        episode: the running episode, None likewise.
+        server: the server that the env started itself, None with `connect`.
+
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
     the embedded simulator two runs of one seed are identical bit for bit.
     """
@@ -65,9 +71,9 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.action_space: spaces.Space[Any] = spaces.Box(_ACTION_LOW, _ACTION_HIGH, dtype=np.float32)
         self._simulator: SimulatorName = self.config.simulator_name
         self._claim: ports.PortClaim | None = None
-        self._server: Server | None = None
-        self._session: Session | None = None
-        self._episode: Episode | None = None
+        self.server: Server | None = None
+        self.session: Session | None = None
+        self.episode: Episode | None = None
         if self.config.connect is None and self._simulator == "carla":
             carla_script(self.config.root)
         if self.config.connect is None and self.config.simulator is None and self._simulator == "embedded":
@@ -91,12 +97,12 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._end_episode()
         session = self._open()
         session.restart_lights()
-        self._episode = Episode(session, self.config, self.np_random, options or {})
+        self.episode = Episode(session, self.config, self.np_random, options or {})
         self._judge = EndingJudge(self.config)
         self._steps = 0
         self._steer = 0.0
-        self._moment = self._episode.begin()
-        scene = self._episode.scene
+        self._moment = self.episode.begin()
+        scene = self.episode.scene
         goal_x_m, goal_y_m = scene.route.goal_xy_m
         chosen = {
             "map": town_name(session.map.name),
@@ -115,10 +121,10 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             SimulatorTimeoutError: the server does not answer; the next reset connects anew.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        if self._episode is None:
+        if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
         checked = checked_action(action)
-        self._moment = moment = self._episode.step(checked)
+        self._moment = moment = self.episode.step(checked)
         self._steps += 1
         passed_s = self.config.delta_s * self.config.frame_skip
         ending = self._judge.judge(moment.ego, moment.route, moment.events, passed_s)
@@ -133,7 +139,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Return the camera picture, uint8 (height, width, 3), RGB, a new array; None without a render mode."""
         if self.render_mode is None:
             return None
-        if self._episode is None:
+        if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
         return np.ascontiguousarray(self._moment.rgb.transpose(1, 2, 0))
 
@@ -151,13 +157,13 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return observe(moment.rgb, moment.ego, moment.route, moment.events)
 
     def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
-        assert self._episode is not None
+        assert self.episode is not None
         moment: Moment = self._moment
         return {
-            "frame": self._episode.ticks,
+            "frame": self.episode.ticks,
             "simulator": self._simulator,
             "route_completion": moment.route.completion_percent,
-            "route_length_m": self._episode.scene.route.length_m,
+            "route_length_m": self.episode.scene.route.length_m,
             "distance_to_goal_m": moment.route.distance_to_goal_m,
             "lane_offset_m": moment.route.lane_offset_m,
             "lane_width_m": moment.route.lane_width_m,
@@ -171,17 +177,17 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     def _open(self) -> Session:
         """Return the session, starting the server and connecting to it when there is none that works."""
-        if self._session is not None and not self._session.lost:
-            return self._session
+        if self.session is not None and not self.session.lost:
+            return self.session
         self._disconnect()
         host, port = self.config.address() if self.config.connect is not None else ("127.0.0.1", self._start_server())
         try:
-            self._session = Session(host, port, self.config.timeout, self.config.delta_s, self.config.map)
+            self.session = Session(host, port, self.config.timeout, self.config.delta_s, self.config.map)
         except SimulatorError as error:
-            if self._server is not None and self._server.poll() is not None:
-                raise self._server.ended_error() from error
+            if self.server is not None and self.server.poll() is not None:
+                raise self.server.ended_error() from error
             raise
-        return self._session
+        return self.session
 
     def _start_server(self) -> int:
         """Start an own server on a free port block and return its port."""
@@ -191,18 +197,18 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._claim = ports.claim_free()
         port = self._claim.block.rpc
         spec = ServerSpec(self._simulator, port, self.config.gpu, town_file, self.config.root)
-        self._server = launch(spec, ports.runtime_directory() / f"server-{port}.log")
-        self._server.wait_ready(self.config.start_timeout_s)
+        self.server = launch(spec, ports.runtime_directory() / f"server-{port}.log")
+        self.server.wait_ready(self.config.start_timeout_s)
         return port
 
     def _end_episode(self) -> None:
-        if self._episode is not None:
-            episode, self._episode = self._episode, None
+        if self.episode is not None:
+            episode, self.episode = self.episode, None
             episode.end()
 
     def _disconnect(self) -> None:
-        session, self._session = self._session, None
-        server, self._server = self._server, None
+        session, self.session = self.session, None
+        server, self.server = self.server, None
         claim, self._claim = self._claim, None
         if session is not None and server is None:
             session.close()

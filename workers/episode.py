@@ -73,6 +73,7 @@ class Episode:
     Attributes:
         scene: spawn point, weather and route.
         ticks: simulator ticks since the first moment.
+        vehicle: the ego as the `carla` client knows it.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Episode:
             raise ValueError(f"options: expected only {sorted(OPTIONS)}, found {unknown}")
         self._session = session
         self._config = config
-        self._vehicle: Any = None
+        self.vehicle: Any = None
         self._camera: EgoCamera | None = None
         self._collisions: CollisionLog | None = None
         self.ticks = 0
@@ -109,11 +110,11 @@ class Episode:
 
     def begin(self) -> Moment:
         """Let the vehicle settle on the road and return the first moment."""
-        self._vehicle.apply_control(carla.VehicleControl(brake=1.0))
+        self.vehicle.apply_control(carla.VehicleControl(brake=1.0))
         frame = 0
         for _ in range(_SETTLE_TICKS):
             frame = self._session.tick()
-        self._ego = read_ego(self._vehicle)
+        self._ego = self._read_ego()
         x_m, y_m, _ = self._ego.position_m
         self._tracker = RouteTracker(self.scene.route, x_m, y_m)
         moment = self._look(frame, ran_red_light=False)
@@ -125,16 +126,20 @@ class Episode:
 
         Args:
             action: float32 (3,), steer, throttle, brake within their bounds; negative throttle drives in reverse.
+
+        Raises:
+            SimulatorError: somebody destroyed the vehicle.
+            SimulatorTimeoutError: the server does not answer.
         """
         steer, throttle, brake = (float(value) for value in action)
-        self._vehicle.apply_control(
+        self.vehicle.apply_control(
             carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
         )
         ran_red_light, frame = False, 0
         for _ in range(self._config.frame_skip):
             frame = self._session.tick()
             self.ticks += 1
-            before, self._ego = self._ego, read_ego(self._vehicle)
+            before, self._ego = self._ego, self._read_ego()
             ran_red_light = ran_red_light or red_light_run(before, self._ego)
         return self._look(frame, ran_red_light)
 
@@ -144,12 +149,21 @@ class Episode:
         actor_ids = [sensor.actor_id for sensor in sensors]
         for sensor in sensors:
             sensor.stop()
-        if self._vehicle is not None:
-            actor_ids.append(int(self._vehicle.id))
-        self._camera = self._collisions = self._vehicle = None
+        if self.vehicle is not None:
+            actor_ids.append(int(self.vehicle.id))
+        self._camera = self._collisions = self.vehicle = None
         if actor_ids:
             with contextlib.suppress(SimulatorTimeoutError):
                 self._session.destroy(actor_ids)
+
+    def _read_ego(self) -> EgoState:
+        # The client answers for a vehicle that is gone with zeros, and calls it alive.
+        if not self._session.world.get_snapshot().has_actor(self.vehicle.id):
+            raise SimulatorError(
+                "expected the ego vehicle in the world, found it destroyed by another client or a change of the map; "
+                "let one client own the server, and call reset()"
+            )
+        return read_ego(self.vehicle)
 
     def _look(self, frame: int, ran_red_light: bool) -> Moment:
         assert self._camera is not None
@@ -199,9 +213,9 @@ class Episode:
         blueprint.set_attribute("role_name", "hero")
         for index in order:
             with self._session.answers("spawn_actor"):
-                self._vehicle = world.try_spawn_actor(blueprint, places[index])
-            if self._vehicle is not None:
-                self._half_width_m = float(self._vehicle.bounding_box.extent.y)
+                self.vehicle = world.try_spawn_actor(blueprint, places[index])
+            if self.vehicle is not None:
+                self._half_width_m = float(self.vehicle.bounding_box.extent.y)
                 return index
         raise SimulatorError(
             f"expected a free spawn point among {len(order)}, found all of them occupied; "
@@ -210,8 +224,8 @@ class Episode:
 
     def _start_sensors(self) -> None:
         with self._session.answers("spawn_actor"):
-            self._collisions = CollisionLog(self._session.world, self._vehicle)
-            self._camera = EgoCamera(self._session.world, self._vehicle, self._config.image_size)
+            self._collisions = CollisionLog(self._session.world, self.vehicle)
+            self._camera = EgoCamera(self._session.world, self.vehicle, self._config.image_size)
 
 
 def _index(name: str, value: Any, count: int) -> int:

@@ -36,7 +36,8 @@ def guard(lifeline_fd: int, command: list[str]) -> int:
     Returns:
         The command's exit status, or 128 + signal number.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    # Held back until each side has its own handler: the child must not run ours.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if os.getsid(0) != os.getpid():
         os.setsid()
     os.set_inheritable(lifeline_fd, False)
@@ -45,10 +46,12 @@ def guard(lifeline_fd: int, command: list[str]) -> int:
         _become(command)
     # Parent and child both do it, so that the group exists for whichever needs it first; the child may have become
     # the command already.
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):
         os.setpgid(child, child)
     exited = os.pidfd_open(child)
+    signal.signal(signal.SIGTERM, _stop)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.write(lifeline_fd, b"%d\n" % child)
         _wait_for_either(exited, lifeline_fd)
     except (_Stop, OSError):
@@ -61,7 +64,7 @@ def _become(command: list[str]) -> None:
     """In the forked child: take an own process group and turn into `command`; never returns."""
     try:
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.execvp(command[0], command)
     except OSError as error:
         sys.stderr.write(f"guard: cannot start {command[0]}: {error.strerror}\n")

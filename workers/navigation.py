@@ -284,14 +284,13 @@ def _turn(turn_deg: float) -> RoadOption:
 
 def _announce(commands: NDArray[np.int64], s_m: FloatArray) -> NDArray[np.int64]:
     """Let each manoeuvre be in force some metres before it begins."""
-    announced: NDArray[np.int64] = commands.copy()
-    next_s_m, next_command = math.inf, int(RoadOption.LANEFOLLOW)
-    for k in range(len(commands) - 1, -1, -1):
-        if commands[k] != RoadOption.LANEFOLLOW:
-            next_s_m, next_command = float(s_m[k]), int(commands[k])
-        elif next_s_m - s_m[k] <= _COMMAND_AHEAD_M:
-            announced[k] = next_command
-    return announced
+    manoeuvres = np.flatnonzero(commands != int(RoadOption.LANEFOLLOW))
+    if not len(manoeuvres):
+        return commands
+    coming = np.searchsorted(manoeuvres, np.arange(len(commands)))
+    next_one = manoeuvres[np.minimum(coming, len(manoeuvres) - 1)]
+    near = (coming < len(manoeuvres)) & (s_m[next_one] - s_m <= _COMMAND_AHEAD_M)
+    return np.where(near, commands[next_one], commands)
 
 
 def _random_goal(graph: LaneGraph, start: int, goals: Sequence[int], wanted_m: float, rng: np.random.Generator) -> int:

@@ -140,5 +140,6 @@ def observe(rgb: NDArray[np.uint8], ego: EgoState, route: RouteState, events: St
 
 def _bounded(values: list[Any], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return `values` as float32 within the bounds; what is not a number becomes 0."""
-    array = np.nan_to_num(np.array(values, dtype=np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    return np.clip(array, low, high)
+    array = np.clip(np.array(values, dtype=np.float64), low, high).astype(np.float32)
+    array[np.isnan(array)] = 0.0
+    return array

@@ -85,15 +85,15 @@ def runtime_directory() -> Path:
     """Return this user's private directory for lock and log files, creating it when missing.
 
     Raises:
-        PermissionError: somebody else owns the directory, or others may write to it.
+        PermissionError: somebody else owns the directory, or others may enter it.
     """
     parent = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(parent, "zmqcarla") if parent else Path(tempfile.gettempdir(), f"zmqcarla-{os.getuid()}")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     found = path.stat(follow_symlinks=False)
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
         raise PermissionError(
-            f"expected {path} to be a directory that only uid {os.getuid()} may write to, found owner "
+            f"expected {path} to be a directory that only uid {os.getuid()} may enter, found owner "
             f"{found.st_uid} and mode {stat.filemode(found.st_mode)}; remove it or set XDG_RUNTIME_DIR"
         )
     return path

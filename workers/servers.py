@@ -39,7 +39,7 @@ class ServerSpec:
         simulator: "embedded" for `python -m zmqcarla.sim`, "carla" for CarlaUE4.sh under `carla_root`.
         port: RPC port; the server also takes the next ones (see `zmqcarla.workers.ports`).
         gpu: number of the graphics adapter in Vulkan's order; the embedded simulator needs none.
-        map: OpenDRIVE file or town for the embedded simulator at its start, None for its default. Real CARLA starts
+        map: OpenDRIVE file for the embedded simulator, None for its default town. Real CARLA starts
             with its own default town, and the env asks for another one.
         carla_root: folder that holds CarlaUE4.sh; only for "carla".
         extra: further arguments for the server's command line.

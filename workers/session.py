@@ -83,7 +83,7 @@ class Session:
     def restart_lights(self) -> None:
         """Set every traffic light to the beginning of its cycle.
 
-        The rest of the world is used again as it is: the client's `reload_world` now and then aborts the process.
+        This and new actors make a reset; the loaded world is kept, because loading costs seconds and leaks on Unreal.
         """
         with self.answers("reset_all_traffic_lights"):
             self.world.reset_all_traffic_lights()

@@ -39,7 +39,7 @@ def contact_sheet(
     columns = count if len(rows) > 1 or count <= 4 else math.ceil(math.sqrt(count))
     cells = [image for batch in rows for image in batch]
     lines = math.ceil(len(cells) / columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * lines * height / width + 0.3 * lines), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(3.2 * columns, 3.2 * lines * height / width + 0.4), dpi=_DPI, layout="constrained")
     axes: Any = figure.subplots(lines, columns, squeeze=False)
     for k, axis in enumerate(axes.ravel()):
         axis.set_xticks([])

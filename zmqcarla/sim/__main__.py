@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -89,8 +91,7 @@ def _owner(port: int) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the simulator; returns the exit code."""
     options = parser().parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: sys.exit(0))
+    _on_signal(lambda: os._exit(0))  # nothing to tidy up before it serves
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         rpc = listen(options.host, options.port)
@@ -100,14 +101,24 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
     server = build(road_map, options.port + 1, options.seed)
-    print(
-        f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
-        f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
-        f"{options.port + 1} (streams)",
-        flush=True,
-    )
-    asyncio.run(server.serve(rpc, streaming))
+
+    def ready(stop: Callable[[], object]) -> None:
+        _on_signal(stop)
+        print(
+            f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
+            f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
+            f"{options.port + 1} (streams)",
+            flush=True,
+        )
+
+    asyncio.run(server.serve(rpc, streaming, ready))
     return 0
+
+
+def _on_signal(action: Callable[[], object]) -> None:
+    """Let SIGTERM and SIGINT do something."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: action())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.simulation import Simulation
+from zmqcarla.sim.traffic_managers import CueWatch
 from zmqcarla.sim.wire import Request
 from zmqcarla.sim.world import SimError
 
@@ -21,14 +22,16 @@ class Session:
     Attributes:
         simulation: what its calls act on.
         spawned: ids of actors that it brought into the world and that nobody destroyed yet.
-        made_synchronous: whether it put the world into synchronous mode.
+        host: the client's address.
         traffic_manager_ports: ports of Traffic Managers that it registered.
+        cues: whether they take part in its ticks.
     """
 
     simulation: Simulation
     spawned: set[int] = field(default_factory=set[int])
-    made_synchronous: bool = False
+    host: str = ""
     traffic_manager_ports: set[int] = field(default_factory=set[int])
+    cues: CueWatch = field(default_factory=CueWatch)
 
 
 class Reply(Enum):

@@ -3,14 +3,16 @@
 import asyncio
 import gc
 import logging
-import signal
 import socket
+import time
+from collections.abc import Callable
 
 from zmqcarla.sim.calls import METHODS
 from zmqcarla.sim.roads import RoadMap
-from zmqcarla.sim.rpc import Method, Session, answer
+from zmqcarla.sim.rpc import Session, answer
 from zmqcarla.sim.simulation import Simulation
 from zmqcarla.sim.streams import StreamBoard
+from zmqcarla.sim.traffic_managers import GRACE_S, cue_again
 from zmqcarla.sim.wire import Request, RequestReader, WireError
 from zmqcarla.sim.world import World
 
@@ -42,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.session.host = transport.get_extra_info("peername")[0]
         self._server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +108,7 @@ class Server:
         self.connections: set[Connection] = set()
         self._waiting: list[Connection] = []
         self._emits_late = False
+        self._orphans: set[int] = set()
         simulation.streams.on_none_pending = self._resume_all
 
     def must_wait(self, connection: Connection, ticks: bool) -> bool:
@@ -138,37 +142,57 @@ class Server:
             connection.resume()
 
     def departed(self, session: Session) -> None:
-        """A client has gone: forget its Traffic Managers; leave synchronous mode if nobody is left to tick."""
+        """A client has gone: forget its Traffic Managers; leave synchronous mode if nobody is left to tick.
+
+        Then also what those spawned who went in that mode is destroyed.
+        """
         for port in session.traffic_manager_ports:
             self.simulation.traffic_managers.pop(port, None)
-        if session.made_synchronous and not self.connections and self.simulation.world.settings.synchronous:
-            self.simulation.abandoned(session.spawned)
+        if not self.simulation.world.settings.synchronous:
+            return
+        self._orphans |= session.spawned
+        if not self.connections:
+            self.simulation.abandoned(self._orphans)
+            self._orphans = set()
 
-    async def serve(self, rpc: socket.socket, streaming: socket.socket) -> None:
-        """Serve until SIGTERM or SIGINT.
+    async def _cue_managers(self) -> None:
+        """Watch the Traffic Managers, for ever; see traffic_managers.py."""
+        while True:
+            await asyncio.sleep(GRACE_S / 4)
+            for session in [connection.session for connection in self.connections]:
+                # with several managers in one client nobody can tell which one hangs
+                if len(session.traffic_manager_ports) != 1 or not session.cues.stuck(time.monotonic()):
+                    continue
+                session.cues.cured = session.cues.ticked
+                await cue_again(session.host, next(iter(session.traffic_manager_ports)))
+
+    async def serve(
+        self, rpc: socket.socket, streaming: socket.socket, ready: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """Serve until told to stop.
 
         Args:
             rpc: listening socket for calls.
             streaming: listening socket for streams.
+            ready: called once clients are served, with what stops the server; that may be called from a signal.
         """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         self.simulation.streams.serve(streaming, loop)
         listener = await loop.create_server(lambda: Connection(self), sock=rpc)
         self.simulation.step()
-        free = loop.create_task(self.simulation.run_freely())
+        running = [loop.create_task(self.simulation.run_freely()), loop.create_task(self._cue_managers())]
         gc.collect()
         gc.freeze()
         stopped = loop.create_task(stop.wait())
+        ready(lambda: None if loop.is_closed() else loop.call_soon_threadsafe(stop.set))
         try:
-            await asyncio.wait((free, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if free.done():
-                free.result()
+            done, _ = await asyncio.wait((*running, stopped), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            free.cancel()
-            stopped.cancel()
+            for task in (*running, stopped):
+                task.cancel()
             listener.close()
             for connection in tuple(self.connections):
                 connection.close()
@@ -178,6 +202,3 @@ class Server:
 def build(road_map: RoadMap, streaming_port: int, seed: int) -> Server:
     """A server for a map; it listens once `Server.serve` runs."""
     return Server(Simulation(World(road_map, seed), StreamBoard(streaming_port)))
-
-
-__all__ = ["Connection", "Method", "Server", "build"]

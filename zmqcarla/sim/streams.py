@@ -126,6 +126,7 @@ class StreamBoard:
         self.port = port
         self._next_id = wire.OBSERVER_STREAM_ID + 1
         self._listeners: dict[int, list[Subscriber]] = {}
+        self._aside: list[Subscriber] = []
         self._connections: set[Subscriber] = set()
         self._pending: dict[int, float] = {}
         self._server: socket.socket | None = None
@@ -172,6 +173,19 @@ class StreamBoard:
             listeners.remove(subscriber)
             if not listeners:
                 del self._listeners[subscriber.stream_id]
+        if subscriber in self._aside:
+            self._aside.remove(subscriber)
+
+    def set_aside(self, stream_id: int) -> None:
+        """Let those who listen now hear nothing until `bring_back`; who joins from now on is served."""
+        self._aside += self._listeners.pop(stream_id, [])
+
+    def bring_back(self, parts: Sequence[Part]) -> None:
+        """Serve those set aside again, who have stayed, with a message first."""
+        back, self._aside = self._aside, []
+        for subscriber in back:
+            self._listeners.setdefault(subscriber.stream_id, []).append(subscriber)
+            subscriber.send(parts, lossless=True)
 
     def announce(self, stream_id: int) -> None:
         """A client has asked for a token and will subscribe at once."""

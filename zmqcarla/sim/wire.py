@@ -31,11 +31,9 @@ class StreamType(IntEnum):
     """The first word of every stream message (CARLA 0.9.16's numbering)."""
 
     COLLISION = 0
-    DEPTH = 1
     GNSS = 4
     IMU = 5
     RGB = 13
-    SEMANTIC = 14
     WORLD = 17
 
 
@@ -158,17 +156,6 @@ SUBSCRIPTION = struct.Struct("<I")
 def token(stream_id: int, port: int) -> bytes:
     """Stream token (24 bytes). Address type 0: the client uses the host that it already talks to."""
     return _TOKEN.pack(stream_id, port, TCP, 0, bytes(16))
-
-
-def token_stream_id(raw: bytes) -> int:
-    """Stream id inside a token.
-
-    Raises:
-        WireError: not 24 bytes.
-    """
-    if len(raw) != _TOKEN.size:
-        raise WireError(f"expected a stream token of {_TOKEN.size} bytes, found {len(raw)}")
-    return int(_TOKEN.unpack(raw)[0])
 
 
 # ------------------------------------------------------------------------------------------------------ actor records

@@ -83,7 +83,6 @@ class World:
         self.episode_id = 0
         self.settings = Settings()
         self._next_id = 1
-        self.on_destroyed: Callable[[Actor], None] = lambda _actor: None
         self._begin()
 
     def _begin(self) -> None:
@@ -115,8 +114,6 @@ class World:
 
     def load_episode(self, road_map: RoadMap | None, reset_settings: bool) -> None:
         """Destroy everything and start a new episode, on another map if given."""
-        for actor in list(self.actors.values()):
-            self.on_destroyed(actor)
         if road_map is not None:
             self.road_map = road_map
         if reset_settings:
@@ -277,7 +274,6 @@ class World:
         ):
             if actor in members:
                 members.remove(actor)  # type: ignore[arg-type]
-        self.on_destroyed(actor)
         return True
 
     def get(self, actor_id: int) -> Actor:

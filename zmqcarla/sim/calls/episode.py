@@ -1,6 +1,7 @@
 """Calls about the server, the episode, its settings, its map, and the tick."""
 
 import math
+import time
 from typing import Any
 
 from zmqcarla.sim import wire
@@ -62,7 +63,6 @@ def set_settings(session: Session, wanted: list[Any]) -> int:
         raise SimError(f"expected fixed_delta_seconds of 0 or more, found {delta_s}")
     simulation = session.simulation
     simulation.world.settings = Settings(bool(synchronous), bool(no_rendering), delta_s or None, *rest)
-    session.made_synchronous = bool(synchronous)
     simulation.settings_changed()
     return simulation.world.frame
 
@@ -71,7 +71,9 @@ def tick(session: Session) -> int:
     """Tick the world in synchronous mode; the frame to wait for."""
     simulation = session.simulation
     if simulation.world.settings.synchronous:
-        return simulation.step()
+        frame = simulation.step()
+        session.cues.tick(frame, time.monotonic())
+        return frame
     return simulation.world.frame + 1
 
 

@@ -89,7 +89,8 @@ def set_light_state(session: Session, actor_id: int, state: list[int]) -> None:
 
 
 def light_states(session: Session) -> list[list[int]]:
-    """The own lights of all vehicles."""
+    """The own lights of all vehicles; what a Traffic Manager asks for in every step."""
+    session.cues.ask(session.simulation.world.frame)
     return [[vehicle.id, vehicle.lights] for vehicle in session.simulation.world.roster.vehicles]
 
 

@@ -51,6 +51,3 @@ class Measuring(Sensor, ABC):
             world: what is measured.
             studio: paints, for cameras.
         """
-
-    def close(self) -> None:
-        """The sensor was destroyed: let go of what it holds."""

@@ -1,0 +1,70 @@
+"""Traffic Managers: who has registered, and the cure for one that has missed its cue.
+
+A Traffic Manager lives in a client's process. On `world.tick()` in synchronous mode the client, after the tick, signals
+the manager's thread and waits for it without a time-out. The signal is sent without holding the mutex: if the thread is
+between its check and its sleep, the signal is lost and the client waits for ever. It happens once in some thousand to
+some ten thousand ticks, more often when cores are short.
+
+The server can tell: a manager asks for the vehicles' light states once a tick, and after the lost signal it does not.
+Then `set_synchronous_mode(False)` and `(True)`, sent to the manager's own RPC port in one write, signal the thread
+again; the pending step runs once, so the traffic is the same as without the hang.
+"""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from zmqcarla.sim import wire
+
+log = logging.getLogger("zmqcarla.sim")
+
+# Much less would poke a manager that is merely slow, which makes it step twice.
+GRACE_S = 1.0
+_ANSWER_S = 2.0
+
+
+@dataclass(slots=True)
+class CueWatch:
+    """Watches one client's ticks and its manager's questions.
+
+    Attributes:
+        ticked: frame of the client's last tick; `before` is that of the one before.
+        ticked_s: when it was.
+        asked: frame at the manager's last question.
+        cured: frame that was cured last.
+    """
+
+    ticked: int = -1
+    before: int = -1
+    ticked_s: float = 0.0
+    asked: int = -1
+    cured: int = -1
+
+    def tick(self, frame: int, now_s: float) -> None:
+        """The client has ticked."""
+        self.before, self.ticked, self.ticked_s = self.ticked, frame, now_s
+
+    def ask(self, frame: int) -> None:
+        """The manager has asked for light states."""
+        self.asked = frame
+
+    def stuck(self, now_s: float) -> bool:
+        """Whether the manager took part in the tick before the last and for `GRACE_S` not in the last one."""
+        return self.asked == self.before != -1 and self.cured != self.ticked and now_s - self.ticked_s >= GRACE_S
+
+
+async def cue_again(host: str, port: int) -> None:
+    """Signal a manager's thread again through its RPC port."""
+    requests = [[0, number, "set_synchronous_mode", [flag]] for number, flag in ((1, False), (2, True))]
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _ANSWER_S)
+        writer.write(b"".join(map(wire.pack, requests)))
+        await asyncio.wait_for(reader.read(64), _ANSWER_S)
+    except (OSError, asyncio.TimeoutError) as error:
+        log.warning("Traffic Manager at %s port %d has missed its cue and cannot be reached: %r", host, port, error)
+        return
+    with contextlib.suppress(OSError):
+        writer.close()
+        await writer.wait_closed()
+    log.info("Traffic Manager at %s port %d had missed its cue: signalled again", host, port)
