@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import posix_ipc
 
@@ -19,7 +19,7 @@ _DIRECTORY: Final = Path("/dev/shm")
 class Bell:
     """A semaphore that one side rings and the other waits for."""
 
-    def __init__(self, semaphore: posix_ipc.Semaphore) -> None:
+    def __init__(self, semaphore: Any) -> None:
         self._semaphore = semaphore
         self.ring = semaphore.release
 
