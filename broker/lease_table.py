@@ -142,6 +142,7 @@ class LeaseTable:
             p.Unregister: self._unregister,
             p.LeaseRequest: self._lease_request,
             p.Release: self._release,
+            p.Probe: self._probe,
             p.StatusRequest: self._status_request,
         }
 
@@ -278,6 +279,8 @@ class LeaseTable:
     def _dispatch(self, lease: _Lease, row: int, command: _RowCommand) -> Iterator[Send]:
         entry = lease.rows[row]
         worker = self._workers.get(entry.worker_id)
+        if command.op == "rebuild":  # the client knows of the death: its supervisor told it on the board
+            entry.untold_loss = b""
         if entry.gone:
             self._settle(lease, row, command.seq, "gone", entry.gone)
         elif entry.untold_loss:
@@ -309,6 +312,20 @@ class LeaseTable:
         outcomes = tuple([outcome for outcome, _ in settled])
         reply = p.CommandReply(lease.lease_id, seq, pending.rows, outcomes)
         yield Send(pending.client, reply, [payload for _, payload in settled])
+
+    def _probe(self, message: p.Probe, event: Received, now: float) -> Iterator[Send]:
+        lease = self._leases.get(message.lease_id)
+        if lease is None:
+            yield self._unknown_lease(event.peer, message.lease_id)
+            return
+        rows, outcomes, payloads = [], [], []
+        for row, entry in enumerate(lease.rows):
+            if entry.gone or entry.untold_loss:
+                rows.append(row)
+                outcomes.append("gone" if entry.gone else "lost")
+                payloads.append(entry.gone or entry.untold_loss)
+                entry.untold_loss = b""
+        yield Send(event.peer, p.ProbeReply(lease.lease_id, tuple(rows), tuple(outcomes)), payloads)
 
     def _unknown_lease(self, client: bytes, lease_id: bytes) -> Send:
         text = (

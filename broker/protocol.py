@@ -7,11 +7,13 @@ A message is a list of ZeroMQ frames:
 
 Payloads, packed with `pack` (-> the payload of an "ok" reply):
 
-    open    {env_id, kwargs}                          -> {observation_space, action_space, metadata, render_mode}
-    attach  {arena, num_envs, slots}                  -> {visible}         whether the worker can map the arena
-    reset   {slot, seed, options, open, attach}       -> {info, inline}    open, attach: rebuild after a restart
+    open    {env_id, kwargs, autoreset}               -> {observation_space, action_space, metadata, render_mode}
+    attach  {arena, board, num_envs, slots}           -> {visible}         whether the worker can map both
+    reset   {slot, seed, options}                     -> {info, inline}
+    rebuild {open, attach, slot, seed, options}       -> {info, inline}    all three, for a worker that was restarted
     step    [slot, action]                            -> [reward, terminated, truncated, info, inline, busy_s]
     call    {name, args, kwargs}                      -> the value
+    set_attr {name, value}                            -> null
 
 `busy_s` is the time that the worker spent on the step. `inline` maps the index of a leaf (zmqcarla.shm.layout) to its
 value: leaves without a fixed size, or all leaves when the worker does not see the arena. An "error" reply carries
@@ -36,6 +38,7 @@ from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
 
 __all__ = [
+    "AUTORESET_SAME_STEP",
     "EXIT_SIMULATOR_FAILED",
     "KINDS",
     "PROTOCOL",
@@ -120,6 +123,14 @@ class Release(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Probe(Message):
+    """Rows that step over the board are late: does the broker know of a death that their supervisor could not tell?"""
+
+    kind: ClassVar[str] = "probe"
+    lease_id: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StatusRequest(Message):
     """Ask for the state of the pool."""
 
@@ -175,6 +186,16 @@ class CommandReply(Message):
     rows: tuple[int, ...]
     outcomes: tuple[str, ...]
     """One of OUTCOMES for each row."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProbeReply(Message):
+    """Rows that are lost or gone, with what is known in payload frame i; a loss is told once."""
+
+    kind: ClassVar[str] = "probe_reply"
+    lease_id: bytes
+    rows: tuple[int, ...]
+    outcomes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -324,7 +345,9 @@ class Rejected(Message):
     text: str
 
 
-OPS: Final = frozenset({"open", "attach", "reset", "step", "call"})
+OPS: Final = frozenset({"open", "attach", "reset", "rebuild", "step", "call", "set_attr"})
+AUTORESET_SAME_STEP: Final = "SameStep"
+"""The value of gymnasium's AutoresetMode.SAME_STEP: the only mode in which the worker resets by itself."""
 EXIT_SIMULATOR_FAILED: Final = 70
 """Exit code of an env process whose simulator stopped answering: its supervisor restarts both."""
 OUTCOMES: Final = frozenset({"ok", "error", "lost", "gone"})
@@ -333,8 +356,8 @@ OUTCOMES: Final = frozenset({"ok", "error", "lost", "gone"})
 KINDS: Final[dict[str, type[Message]]] = {
     message.kind: message
     for message in (
-        LeaseRequest, Renew, Command, Release, StatusRequest,
-        Queued, Leased, Refused, CommandReply, LeaseLost, StatusReply,
+        LeaseRequest, Renew, Command, Release, Probe, StatusRequest,
+        Queued, Leased, Refused, CommandReply, ProbeReply, LeaseLost, StatusReply,
         Register, Heartbeat, Unregister, WorkerLost, Ready, RowReply,
         Welcome, UnknownWorker, RowCommand, LeaseEnded, Rejected,
     )

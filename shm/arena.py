@@ -112,6 +112,14 @@ class Arena:
             self.write_leaves(target_slot, row, {index: column[row]}, seq)
         self.row_seq[target_slot, row] = seq
 
+    def copy_out(self, slot: int, row: int, inline: Mapping[int, Any]) -> Any:
+        """A private copy of one row as the tree of the space; `inline` holds leaves that are not in the arena."""
+        leaves = [
+            inline[index] if whole is None or index in inline else whole[slot, row].copy()
+            for index, whole in enumerate(self._whole)
+        ]
+        return unflatten(self._space, iter(leaves))
+
     def hand_out(self, slot: int, ring: SlotRing) -> Any:
         """The batch in `slot` as the tree of the space, every leaf (num_envs, *shape); zero-copy but for the reserve.
 

@@ -22,6 +22,8 @@ from typing import Final
 
 import posix_ipc
 
+from zmqcarla.shm.bell import unlink_bells
+
 PREFIX: Final = "zmqcarla-"
 _DIRECTORY: Final = Path("/dev/shm")
 _PAGE_BYTES: Final = 4096
@@ -85,8 +87,8 @@ class Segment:
                 raise
 
     @classmethod
-    def attach(cls, name: str, size_bytes: int) -> Segment:
-        """Map a segment that another process made.
+    def attach(cls, name: str, size_bytes: int | None) -> Segment:
+        """Map a segment that another process made; `size_bytes` None takes it as large as it is.
 
         Raises:
             SegmentGoneError: no such name (another host, another container, or its owner is gone), or another size.
@@ -97,8 +99,8 @@ class Segment:
             fd: int = posix_ipc.SharedMemory(name).fd
         except posix_ipc.ExistentialError:
             raise SegmentGoneError(errno.ENOENT, f"no segment {name} in this /dev/shm") from None
-        rounded = -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
         found = os.fstat(fd).st_size
+        rounded = found if size_bytes is None else -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
         if found != rounded:
             os.close(fd)
             raise SegmentGoneError(errno.EINVAL, f"expected {name} to have {rounded} bytes, found {found}")
@@ -118,6 +120,7 @@ class Segment:
 
 def _end_ownership(pid: int, name: str, fd: int) -> None:
     if os.getpid() == pid:  # a forked child shares the lock but not the right to end it
+        unlink_bells(name)
         _unlink(name)
         os.close(fd)
 
@@ -132,6 +135,7 @@ def sweep() -> list[str]:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unlink_bells(f"/{path.name}")
             _unlink(f"/{path.name}")
             swept.append(f"/{path.name}")
         except BlockingIOError:

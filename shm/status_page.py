@@ -25,6 +25,7 @@ _PAGE: Final = np.dtype(
         ("seq", np.uint64),
         ("steps", np.uint64),
         ("lease_id", np.uint8, 16),
+        ("board", "S64"),
     ]
 )
 
@@ -45,7 +46,8 @@ class StatusPage:
     """The page of one worker; the supervisor creates it, the env process attaches and writes.
 
     Attributes:
-        fields: structured scalar array {phase, incarnation, since_ns (CLOCK_MONOTONIC), row, seq, steps, lease_id}.
+        fields: structured scalar array {phase, incarnation, since_ns (CLOCK_MONOTONIC), row, seq, steps, lease_id,
+        board (its name)}.
     """
 
     def __init__(self, segment: Segment) -> None:

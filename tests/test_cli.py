@@ -6,15 +6,15 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from conftest import wait_until
 
@@ -48,7 +48,7 @@ def _run(*arguments: str, timeout_s: float = 40.0) -> subprocess.CompletedProces
 
 
 @contextlib.contextmanager
-def _running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def _running(*arguments: str) -> Generator[subprocess.Popen[str]]:
     """A command that Ctrl-C ends cleanly."""
     process = _start(*arguments)
     try:
@@ -164,10 +164,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 def _listens(port: int) -> bool:
-    return any(
-        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-        for connection in psutil.net_connections("tcp")
-    )
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_map_that_is_not_opendrive_is_refused(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from zmqcarla.broker import protocol as p
 from zmqcarla.shm.segment import sweep
 from zmqcarla.workers import ports
 
-OPEN = {"env_id": "zmqcarla/Carla-v0", "kwargs": {"map": None}}
-RESET: dict[str, Any] = {"slot": 0, "seed": 1, "options": None, "open": OPEN, "attach": None}
+OPEN = {"env_id": "zmqcarla/Carla-v0", "kwargs": {"map": None}, "autoreset": "NextStep"}
+REBUILD: dict[str, Any] = {"slot": 0, "seed": 1, "options": None, "open": OPEN, "attach": None}
 PORT = 24000
 SETTINGS: dict[str, Any] = {"simulator": "embedded", "port": PORT, "env_patterns": ("zmqcarla/*",)}
 
@@ -35,7 +35,7 @@ def test_the_env_drives_on_the_workers_own_server(tmp_path: Path) -> None:
         offer, _ = router.receive(p.Register)
         assert (offer.simulator, offer.port) == ("embedded", PORT)
         router.ready()
-        outcome, value = router.command("reset", RESET, 1)
+        outcome, value = router.command("rebuild", REBUILD, 1)
         assert outcome == "ok", value["traceback"]
         outcome, value = router.command("step", (0, [0.0, 0.5, 0.0]), 2)
         assert outcome == "ok", value["traceback"]
@@ -49,21 +49,21 @@ def test_a_killed_server_restarts_with_its_env_process(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router, **SETTINGS):
         ready, server = router.ready(), server_pid()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         os.kill(server, signal.SIGKILL)
         message, _ = router.receive(p.WorkerLost)
         assert (message.reason, message.exit_code) == ("its embedded simulator ended with status 137", -9)
         assert not is_alive(ready.pid)
         router.ready(incarnation=2)
         assert server_pid() != server
-        assert router.command("reset", RESET, 2)[0] == "ok"
+        assert router.command("rebuild", REBUILD, 2)[0] == "ok"
 
 
 def test_a_server_that_hangs_is_restarted(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router, step_timeout_s=1.0, **SETTINGS):
         router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         server = server_pid()
         os.kill(server, signal.SIGSTOP)
         router.post("step", (0, [0.0, 0.5, 0.0]), 2)

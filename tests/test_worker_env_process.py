@@ -48,11 +48,11 @@ class Lease:
         return dict(value)
 
     def open(self, env_id: str = COUNTING, **kwargs: Any) -> Any:
-        return self.ok("open", {"env_id": env_id, "kwargs": kwargs})
+        return self.ok("open", {"env_id": env_id, "kwargs": kwargs, "autoreset": "NextStep"})
 
     def reset(self, slot: int = 0, **fields: Any) -> Any:
-        empty = {"slot": slot, "seed": None, "options": None, "open": None, "attach": None}
-        return self.ok("reset", {**empty, **fields})
+        empty = {"slot": slot, "seed": None, "options": None}
+        return self.ok("rebuild" if "open" in fields else "reset", {**empty, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_observations_go_into_the_arena_and_the_rest_inline(lease: Lease) -> Non
     space = build(lease.open()["observation_space"])
     arena = Arena.create(space, num_envs=3, slots=2)
     try:
-        assert lease.ok("attach", {"arena": arena.name, "num_envs": 3, "slots": 2}) == {"visible": True}
+        assert lease.ok("attach", {"arena": arena.name, "board": None, "num_envs": 3, "slots": 2}) == {"visible": True}
         reset = lease.reset(slot=0, seed=7, options={"a": 1})
         assert reset == {"info": {"seed": 7, "options": {"a": 1}}, "inline": {2: "n0"}}
         reward, terminated, truncated, info, inline, _ = lease.ok("step", (1, np.int64(0)))
@@ -103,7 +103,7 @@ def test_observations_go_into_the_arena_and_the_rest_inline(lease: Lease) -> Non
 def test_an_arena_that_is_not_visible_means_all_leaves_inline(lease: Lease) -> None:
     lease.open()
     name = "/zmqcarla-0-arena-0123456789abcdef"
-    assert lease.ok("attach", {"arena": name, "num_envs": 3, "slots": 2}) == {"visible": False}
+    assert lease.ok("attach", {"arena": name, "board": None, "num_envs": 3, "slots": 2}) == {"visible": False}
     inline = lease.reset()["inline"]
     assert sorted(inline) == [0, 1, 2]
     assert inline[0].tolist() == [0.0]
@@ -116,8 +116,8 @@ def test_a_restarted_row_is_rebuilt_by_one_reset(lease: Lease) -> None:
     space = build(lease.open()["observation_space"])
     arena = Arena.create(space, num_envs=3, slots=2)
     try:
-        attach = {"arena": arena.name, "num_envs": 3, "slots": 2}
-        lease.reset(slot=1, open={"env_id": COUNTING, "kwargs": {}}, attach=attach)
+        attach = {"arena": arena.name, "board": None, "num_envs": 3, "slots": 2}
+        lease.reset(slot=1, open={"env_id": COUNTING, "kwargs": {}, "autoreset": "NextStep"}, attach=attach)
         assert arena.row_seq[1, 1] == 2
     finally:
         arena.close()
@@ -169,7 +169,7 @@ def test_call_refuses_what_is_private_or_the_vector_envs(lease: Lease, name: str
 
 
 def test_env_ids_outside_the_patterns_are_refused(lease: Lease) -> None:
-    error = lease.error("open", {"env_id": "os:CartPole-v1", "kwargs": {}})
+    error = lease.error("open", {"env_id": "os:CartPole-v1", "kwargs": {}, "autoreset": "NextStep"})
     assert error["type"] == "zmqcarla.broker.errors.LeaseRefusedError"
     assert "worker_envs:* or CartPole-v1" in error["text"]
 
@@ -187,9 +187,9 @@ def test_an_ordinary_env(lease: Lease) -> None:
     ("op", "payload", "text"),
     [
         ("step", (0, 0), "no env open"),
-        ("reset", {"slot": 0}, "expected {slot, seed, options, open, attach}"),
+        ("reset", {"slot": 0}, "expected {slot, seed, options}"),
         ("fly", {}, "found op 'fly'"),
-        ("open", {"env_id": 3, "kwargs": {}}, "expected env_id: str"),
+        ("open", {"env_id": 3, "kwargs": {}, "autoreset": "NextStep"}, "expected env_id: str"),
     ],
 )
 def test_commands_out_of_form_or_order(lease: Lease, op: str, payload: Any, text: str) -> None:

@@ -39,7 +39,7 @@ def page() -> Generator[StatusPage]:
 
 def test_an_env_of_ours_gets_the_workers_simulator(page: StatusPage) -> None:
     served = ServedEnv(("zmqcarla/*",), "embedded", "127.0.0.1:24000", page)
-    served.perform("open", {"env_id": OURS, "kwargs": {"map": "Town01"}}, 0, 1)
+    served.perform("open", {"env_id": OURS, "kwargs": {"map": "Town01"}, "autoreset": "NextStep"}, 0, 1)
     made_with = served.perform("call", {"name": "made_with", "args": [], "kwargs": {}}, 0, 2)
     assert made_with == {"map": "Town01", "connect": "127.0.0.1:24000", "simulator": "embedded"}
     served.close()
@@ -49,17 +49,17 @@ def test_an_env_of_ours_gets_the_workers_simulator(page: StatusPage) -> None:
 def test_what_the_worker_owns_cannot_be_passed(page: StatusPage, name: str) -> None:
     served = ServedEnv(("zmqcarla/*",), "embedded", "127.0.0.1:24000", page)
     with pytest.raises(LeaseRefusedError, match=f"expected no {name} in the keyword arguments"):
-        served.perform("open", {"env_id": OURS, "kwargs": {name: "x"}}, 0, 1)
+        served.perform("open", {"env_id": OURS, "kwargs": {name: "x"}, "autoreset": "NextStep"}, 0, 1)
 
 
 def test_without_a_simulator_an_env_of_ours_is_refused(page: StatusPage) -> None:
     served = ServedEnv(("*",), "none", None, page)
     with pytest.raises(LeaseRefusedError, match="expected a worker with a simulator"):
-        served.perform("open", {"env_id": OURS, "kwargs": {}}, 0, 1)
+        served.perform("open", {"env_id": OURS, "kwargs": {}, "autoreset": "NextStep"}, 0, 1)
 
 
 def test_a_failed_open_leaves_no_env(page: StatusPage) -> None:
     served = ServedEnv(("*",), "none", None, page)
     with pytest.raises(gymnasium.error.NameNotFound):
-        served.perform("open", {"env_id": "Nowhere-v0", "kwargs": {}}, 0, 1)
+        served.perform("open", {"env_id": "Nowhere-v0", "kwargs": {}, "autoreset": "NextStep"}, 0, 1)
     served.close()

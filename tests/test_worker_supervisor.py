@@ -16,8 +16,13 @@ from worker_envs import EXIT, HANG, LOSE_SIMULATOR
 from zmqcarla.broker import protocol as p
 from zmqcarla.shm.segment import sweep
 
-RESET = {"slot": 0, "seed": None, "options": None, "open": {"env_id": "worker_envs:Counting-v0", "kwargs": {}}}
-RESET["attach"] = None
+REBUILD = {
+    "slot": 0,
+    "seed": None,
+    "options": None,
+    "open": {"env_id": "worker_envs:Counting-v0", "kwargs": {}, "autoreset": "NextStep"},
+}
+REBUILD["attach"] = None
 
 
 def lost(router: Router) -> p.WorkerLost:
@@ -45,20 +50,20 @@ def test_a_killed_env_process_is_reported_at_once_and_restarted(tmp_path: Path) 
     router = Router(tmp_path)
     with running_pool(tmp_path, router):
         ready = router.ready()
-        assert router.command("reset", RESET, 1)[0] == "ok"
+        assert router.command("rebuild", REBUILD, 1)[0] == "ok"
         os.kill(ready.pid, signal.SIGKILL)
         assert lost(router) == p.WorkerLost("w0", 1, "killed by SIGKILL", -9, restarts=0, final=False)
         again = router.ready(incarnation=2)
         assert again.lease_id == b""
         assert again.pid != ready.pid
-        assert router.command("reset", RESET, 2)[0] == "ok"
+        assert router.command("rebuild", REBUILD, 2)[0] == "ok"
 
 
 def test_a_hang_is_cut_at_the_step_timeout(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router, step_timeout_s=0.3):
         router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         router.post("step", (0, HANG), 2)
         message = lost(router)
         assert message.exit_code == -9
@@ -70,7 +75,7 @@ def test_a_stopped_env_process_is_cut_as_well(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router, reset_timeout_s=0.3):
         ready = router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         router.post("call", {"name": "unwrapped.stop_myself", "args": [], "kwargs": {}}, 2)
         assert "of calling" in lost(router).reason
         assert not is_alive(ready.pid)
@@ -81,7 +86,7 @@ def test_last_words_name_a_failed_simulator(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router):
         router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         router.post("step", (0, LOSE_SIMULATOR), 2)
         message = lost(router)
         assert message.exit_code == p.EXIT_SIMULATOR_FAILED
@@ -94,7 +99,7 @@ def test_when_the_budget_is_spent_the_worker_stays_down(tmp_path: Path) -> None:
     with running_pool(tmp_path, router, max_restarts=1) as pool:
         for incarnation in (1, 2):
             router.ready(incarnation)
-            router.command("reset", RESET, 1)
+            router.command("rebuild", REBUILD, 1)
             router.post("step", (0, EXIT), 2)
             message = lost(router)
             assert (message.exit_code, message.restarts) == (3, incarnation - 1)
@@ -108,7 +113,7 @@ def test_the_children_of_an_env_process_die_with_it(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router):
         ready = router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         outcome, grandchild = router.command("call", {"name": "spawn", "args": [], "kwargs": {}}, 2)
         assert outcome == "ok"
         assert is_alive(grandchild)
@@ -123,7 +128,7 @@ def test_an_orderly_stop(tmp_path: Path, number: signal.Signals) -> None:
     with running_pool(tmp_path, router) as pool:
         ready = router.ready()
         (page,) = pool.segments()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         pool.process.send_signal(number)
         assert router.receive(p.Unregister)[0] == p.Unregister("w0")
         assert pool.wait() == 0
@@ -136,7 +141,7 @@ def test_a_stop_does_not_wait_for_an_env_that_hangs(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router) as pool:
         ready = router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         router.post("call", {"name": "unwrapped.stop_myself", "args": [], "kwargs": {}}, 2)
         wait_until(
             lambda: psutil.Process(ready.pid).status() == psutil.STATUS_STOPPED, "the env process to stop itself"
@@ -161,7 +166,7 @@ def test_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
     router = Router(tmp_path)
     with running_pool(tmp_path, router) as pool:
         ready = router.ready()
-        router.command("reset", RESET, 1)
+        router.command("rebuild", REBUILD, 1)
         (page,) = pool.segments()
         pool.kill()
         wait_until(lambda: not is_alive(ready.pid), "the env process to end")
@@ -205,7 +210,7 @@ def test_a_broker_that_comes_late_and_comes_again(tmp_path: Path) -> None:
             try:
                 assert later.receive(p.Register)[0].worker_id == "w0"
                 later.ready()
-                assert later.command("reset", RESET, 1, lease_id=os.urandom(16))[0] == "ok"
+                assert later.command("rebuild", REBUILD, 1, lease_id=os.urandom(16))[0] == "ok"
             finally:
                 later.close()
 

@@ -34,7 +34,6 @@ sys.path.insert(0, str(HERE))
 from zmqcarla.make import make_vec_env  # noqa: E402
 
 WORKLOADS = {"image": "BenchImage-v0", "vector": "BenchVector-v0"}
-OURS = "zmqcarla (zmq)"
 REFERENCE = "AsyncVectorEnv"
 CONSOLE = Console()
 
@@ -68,8 +67,10 @@ def main() -> None:
 def _compare(workload: str, n: int, steps: int, rounds: int) -> dict[str, Any]:
     env_id = f"bench_envs:{WORKLOADS[workload]}"
     makers = [lambda: gymnasium.make(env_id)] * n
+    pool_options = {"simulator": "none", "env_patterns": ("bench_envs:*",)}
     contenders: dict[str, Any] = {
-        OURS: make_vec_env(n, env_id, pool_options={"simulator": "none", "env_patterns": ("bench_envs:*",)}),
+        "zmqcarla shm": make_vec_env(n, env_id, transport="shm", pool_options=pool_options),
+        "zmqcarla zmq": make_vec_env(n, env_id, transport="zmq", pool_options=pool_options),
         REFERENCE: AsyncVectorEnv(makers),
         "SyncVectorEnv": SyncVectorEnv(makers),
     }

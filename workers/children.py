@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
+from zmqcarla.broker.protocol import pack
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
+from zmqcarla.workers.board_row import declare_lost
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096
@@ -141,6 +143,16 @@ class Children:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._env.pid, number)
         return []
+
+    def declare_lost(self, reason: str, exit_code: int, restarts: int, *, final: bool) -> None:
+        """Tell the client of the dead env process on its board, where it waits, without the broker."""
+        board, row = self._page.fields["board"].item().decode(), int(self._page.fields["row"])
+        if not board or row < 0:
+            return
+        news = {"worker_id": self._config.worker_id, "reason": reason, "exit_code": exit_code}
+        with contextlib.suppress(OSError):  # the board is gone, and with it the client
+            declare_lost(board, row, pack({**news, "restarts": restarts, "final": final}))
+        self._page.fields["board"] = b""
 
     # --- what has happened ---
 

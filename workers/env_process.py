@@ -16,23 +16,29 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 import traceback
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.broker.errors import ProtocolError, SimulatorStartError, SimulatorTimeoutError
 from zmqcarla.broker.protocol import pack, unpack
+from zmqcarla.shm.board import Op, Result
 from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers.board_row import BoardRow
 from zmqcarla.workers.broker_link import dealer
-from zmqcarla.workers.served_env import ServedEnv, pack_reply
+from zmqcarla.workers.served_env import ServedEnv, pack_note, pack_reply
 from zmqcarla.workers.worker_config import EnvProcessConfig
 
 _PR_SET_PDEATHSIG: Final = 1
 _LAST_WORDS_BYTES: Final = 4000  # below PIPE_BUF, so that the write never blocks
 _SEND_QUEUE: Final = 16
+_LOOK_MS: Final = 20
+_ERROR_CHARACTERS: Final = 20_000
+_PLAIN_RESET: Final[dict[str, Any]] = {"seed": None, "options": None}
 
 
 class _Stop(BaseException):
@@ -65,9 +71,68 @@ class EnvProcess:
         while True:
             self._page.enter(Phase.IDLE, self._row, self._seq)
             self._announce()
-            with contextlib.suppress(zmq.Again):  # nothing for HEARTBEAT_S: announce again
-                while True:
-                    self._serve(self._socket.recv_multipart())
+            if self._served.board is None:
+                self._serve_socket()
+            else:
+                self._serve_board(self._served.board)
+
+    def _serve_socket(self) -> None:
+        """Do what comes until nothing came for HEARTBEAT_S, or commands come over a board from now on."""
+        with contextlib.suppress(zmq.Again):
+            while self._served.board is None:
+                self._serve(self._socket.recv_multipart())
+
+    def _serve_board(self, board: BoardRow) -> None:
+        """Do what stands on the board until no bell rang for HEARTBEAT_S or it is gone; then look at the socket."""
+        while board.wait(protocol.HEARTBEAT_S):
+            seq, op, slot = board.command()
+            if op is Op.LOOK:
+                self._look(board)
+            elif seq > self._seq:
+                self._step_on_board(board, seq, op, slot)
+            if self._served.board is not board:
+                return
+        with contextlib.suppress(zmq.Again):
+            while self._served.board is board:
+                self._serve(self._socket.recv_multipart(zmq.NOBLOCK))
+
+    def _look(self, board: BoardRow) -> None:
+        """A command comes over the socket; give up when another one stands on the board instead."""
+        deadline = time.monotonic() + protocol.HEARTBEAT_S
+        before = self._seq
+        while self._seq == before and self._served.board is board and time.monotonic() < deadline:
+            if board.command()[1] is not Op.LOOK:
+                return
+            if self._socket.poll(_LOOK_MS):
+                self._serve(self._socket.recv_multipart())
+
+    def _step_on_board(self, board: BoardRow, seq: int, op: Op, slot: int) -> None:
+        served, row = self._served, self._row
+        reward, terminated, truncated, busy_s = 0.0, False, False, 0.0
+        note, result = b"", Result.PLAIN
+        try:
+            if op is Op.STEP:
+                value = served.perform("step", [slot, board.action()], row, seq)
+                reward, terminated, truncated, info, _, busy_s = value
+            else:
+                info = served.perform("reset", _PLAIN_RESET | {"slot": slot}, row, seq)["info"]
+            if info:
+                note, result = pack_note(info), Result.NOTE
+        except (SimulatorStartError, SimulatorTimeoutError) as error:
+            self._abandon(error)
+        except Exception as error:  # whatever an env may raise is the client's to see
+            note, result = _describe(error), Result.ERROR
+        self._seq, self._reply = seq, (b"", b"")
+        self._page.enter(Phase.IDLE, row, seq)
+        board.answer(
+            seq,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            busy_s=busy_s,
+            result=result,
+            note=note,
+        )
 
     def close(self) -> None:
         """Close the env, as at the end of a lease, and the socket."""
@@ -150,13 +215,7 @@ class EnvProcess:
         except (SimulatorStartError, SimulatorTimeoutError) as error:
             self._abandon(error)
         except Exception as error:  # whatever an env may raise is the client's to see
-            kind = type(error)
-            news = {
-                "type": f"{kind.__module__}.{kind.__qualname__}",
-                "text": str(error),
-                "traceback": traceback.format_exc(),
-            }
-            return "error", pack(news)
+            return "error", _describe(error)
 
     def _end_lease(self) -> None:
         if not self._lease_id:
@@ -176,6 +235,12 @@ class EnvProcess:
         _log(traceback.format_exc())
         say_last_words(self._config.last_words_fd, error)
         os._exit(protocol.EXIT_SIMULATOR_FAILED)
+
+
+def _describe(error: Exception) -> bytes:
+    kind = type(error)
+    text, trace = str(error)[:_ERROR_CHARACTERS], traceback.format_exc()[-_ERROR_CHARACTERS:]
+    return pack({"type": f"{kind.__module__}.{kind.__qualname__}", "text": text, "traceback": trace})
 
 
 def say_last_words(fd: int, error: BaseException) -> None:

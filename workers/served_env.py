@@ -15,12 +15,14 @@ from typing import Any, Final
 import gymnasium
 
 from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
-from zmqcarla.broker.protocol import pack
+from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack
 from zmqcarla.shm.arena import Arena
+from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers.board_row import BoardRow
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
@@ -45,10 +47,15 @@ class ServedEnv:
         self._env: gymnasium.Env[Any, Any] | None = None
         self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
         self._arena: Arena | None = None
+        self.board: BoardRow | None = None
+        self._same_step = False
+        self._final_slot = 0
         self._ops: dict[str, Callable[[Any, int, int], Any]] = {
             "step": self._step,
             "reset": self._reset,
             "call": self._call,
+            "set_attr": self._set_attr,
+            "rebuild": self._rebuild,
             "open": self._open,
             "attach": self._attach,
         }
@@ -69,24 +76,23 @@ class ServedEnv:
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
         env, self._env = self._env, None
-        arena, self._arena = self._arena, None
         try:
             if env is not None:
                 env.close()
         finally:
-            if arena is not None:
-                arena.close()
+            self._detach()
 
     # --- ops: (payload, row, seq) -> reply ---
 
     def _open(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
-        env_id, kwargs = _fields(payload, "open", "env_id", "kwargs")
+        env_id, kwargs, autoreset = _fields(payload, "open", "env_id", "kwargs", "autoreset")
         kwargs = self._allowed_kwargs(env_id, kwargs)
         self._page.enter(Phase.OPENING, row, seq)
         self.close()
         # The checker would only repeat on every worker what its author should run once; vector envs skip it as well.
         env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
         self._env = env
+        self._same_step = autoreset == AUTORESET_SAME_STEP
         self._flatten = make_flatten(env.observation_space)
         return {
             "observation_space": describe(env.observation_space),
@@ -119,37 +125,55 @@ class ServedEnv:
         return {**kwargs, "connect": self._server, "simulator": self._simulator}
 
     def _attach(self, payload: Any, row: int, seq: int) -> dict[str, bool]:
-        name, num_envs, slots = _fields(payload, "attach", "arena", "num_envs", "slots")
+        name, board_name, num_envs, slots = _fields(payload, "attach", "arena", "board", "num_envs", "slots")
         if not 0 <= row < num_envs:
             raise ProtocolError(f"expected a row below num_envs={num_envs}, found {row}")
-        space = self._opened().observation_space
-        if self._arena is not None:
-            self._arena.close()
-            self._arena = None
+        env = self._opened()
+        self._detach()
         try:
-            self._arena = Arena.attach(name, space, num_envs, slots)
-        except SegmentGoneError:  # another host, or a container with its own /dev/shm
-            return {"visible": False}
-        return {"visible": True}
+            self._arena = Arena.attach(name, env.observation_space, num_envs, slots)
+            self._final_slot = slots - 1
+            if board_name is not None:
+                self.board = BoardRow(board_name, env.action_space, num_envs, row)
+        except (SegmentGoneError, FileNotFoundError):  # another host, or a container with its own /dev/shm
+            self._detach()
+        self._page.fields["board"] = b"" if self.board is None else self.board.name.encode()
+        return {"visible": self._arena is not None}
+
+    def _detach(self) -> None:
+        arena, self._arena = self._arena, None
+        board, self.board = self.board, None
+        self._page.fields["board"] = b""
+        if arena is not None:
+            arena.close()
+        if board is not None:
+            board.close()
 
     def _reset(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
-        slot, seed, options, open_payload, attach_payload = _fields(
-            payload, "reset", "slot", "seed", "options", "open", "attach"
-        )
-        if open_payload is not None:
-            self._open(open_payload, row, seq)
-        if attach_payload is not None:
-            self._attach(attach_payload, row, seq)
+        slot, seed, options = _fields(payload, "reset", "slot", "seed", "options")
         self._page.enter(Phase.RESETTING, row, seq)
         observation, info = self._opened().reset(seed=seed, options=options)
         return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
+
+    def _rebuild(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
+        open_payload, attach_payload = _fields(payload, "rebuild", "open", "attach")
+        self._open(open_payload, row, seq)
+        if attach_payload is not None:
+            self._attach(attach_payload, row, seq)
+        return self._reset(payload, row, seq)
 
     def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
         began = time.perf_counter()
         slot, action = payload
         page = self._page
         page.enter(Phase.STEPPING, row, seq)
-        observation, reward, terminated, truncated, info = self._opened().step(action)
+        env = self._opened()
+        observation, reward, terminated, truncated, info = env.step(action)
+        if self._same_step and (terminated or truncated):
+            # Before the reset, for envs reuse their buffers.
+            final_obs = self._deliver(self._final_slot, row, observation, seq)
+            observation, reset_info = env.reset()
+            info = {"final_info": info, "final_obs": final_obs, **reset_info}
         inline = self._deliver(slot, row, observation, seq)
         page.fields["steps"] += 1
         # A list, not a tuple: tuples are a msgpack extension, which takes ten times as long.
@@ -172,6 +196,12 @@ class ServedEnv:
             raise TypeError(f"expected a method for arguments, found {name!r} = {found!r}")
         return found
 
+    def _set_attr(self, payload: Any, row: int, seq: int) -> None:
+        name, value = _fields(payload, "set_attr", "name", "value")
+        env = self._opened()
+        self._page.enter(Phase.CALLING, row, seq)
+        env.set_wrapper_attr(name, value)
+
     # --- parts ---
 
     def _opened(self) -> gymnasium.Env[Any, Any]:
@@ -186,6 +216,25 @@ class ServedEnv:
         return dict(enumerate(self._flatten(observation)))
 
 
+def pack_note(info: Any) -> bytes:
+    """The infos of a step or reset on the board.
+
+    Raises:
+        UnserialisableError: the text names the key.
+        NoteTooLongError: they are larger than the board has room for.
+    """
+    try:
+        note = pack(info)
+    except UnserialisableError as error:
+        raise UnserialisableError(str(error).replace("value", "info", 1)) from None
+    if len(note) > NOTE_BYTES:
+        raise NoteTooLongError(
+            f"expected infos of at most {NOTE_BYTES} bytes a step, found {len(note)}: let the env return less, or make "
+            'the vector env with transport="zmq"'
+        )
+    return note
+
+
 def pack_reply(op: str, value: Any) -> bytes:
     """The payload of an "ok" reply.
 
@@ -198,7 +247,7 @@ def pack_reply(op: str, value: Any) -> bytes:
         parts: dict[str, Any] = {}
         if op == "step":
             parts = {"info": value[3], "observation": value[4]}
-        elif op == "reset":
+        elif op in ("reset", "rebuild"):
             parts = {"info": value["info"], "observation": value["inline"]}
         for name, part in parts.items():
             try:

@@ -69,6 +69,7 @@ class _Worker:
                 return self.children.signal_env(number)
             case lifecycle.ReportLost(incarnation, reason, exit_code, restarts, final):
                 _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason)
+                self.children.declare_lost(reason, exit_code, restarts, final=final)
                 self._link.report(
                     protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
                 )

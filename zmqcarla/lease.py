@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import secrets
@@ -68,6 +69,7 @@ class Lease:
         self._lease_id = b""
         self._seq = 0
         self._socket = socket
+        self._early: collections.deque[list[bytes]] = collections.deque()  # came while a probe was waited for
         self._lost_text: list[str] = []
         self._stop = threading.Event()
         self._context = context
@@ -151,10 +153,22 @@ class Lease:
 
     def send(self, rows: Sequence[int], ops: Sequence[str], payloads: Sequence[bytes]) -> int:
         """Send one command to some rows; returns its sequence number."""
-        self._check_alive()
+        self.check_supervised()
         self._seq += 1
         header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
         self._socket.send_multipart([header, *payloads])
+        return self._seq
+
+    def _receive(self, timeout_ms: int) -> list[bytes]:
+        self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
+        try:
+            return self._socket.recv_multipart()
+        except zmq.Again:
+            return []
+
+    def next_seq(self) -> int:
+        """A number for a command that does not take the bus."""
+        self._seq += 1
         return self._seq
 
     def wait(self, seq: int, timeout_s: float) -> list[Outcome]:
@@ -173,28 +187,50 @@ class Lease:
                     "none; look at `zmqcarla status` and the workers' logs",
                     timeout_s,
                 )
-            self._socket.setsockopt(zmq.RCVTIMEO, min(remaining_ms, _SLICE_MS))
-            try:
-                frames = self._socket.recv_multipart()
-            except zmq.Again:
-                self._check_alive()
+            frames = self._early.popleft() if self._early else self._receive(min(remaining_ms, _SLICE_MS))
+            if not frames:
+                self.check_supervised()
                 continue
             message = p.decode(frames[0])
             match message:
                 case p.CommandReply() if message.seq == seq:
                     parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
                     return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
-                case p.CommandReply():
-                    continue  # a command whose wait was given up
+                case p.CommandReply() | p.ProbeReply():
+                    continue  # a question whose wait was given up
                 case p.LeaseLost():
                     self._lost_text.append(message.text)
-                    self._check_alive()
+                    self.check_supervised()
                 case p.Rejected():
                     raise ProtocolError(message.text)
                 case _:
                     raise ProtocolError(f"expected the answer to a command, found {message.kind!r}")
 
-    def _check_alive(self) -> None:
+    def probe(self, timeout_s: float = 1.0) -> list[Outcome]:
+        """Deaths of workers that the broker knows and has not told yet; empty when it does not answer in time.
+
+        Raises:
+            LeaseLostError: the broker ended the lease.
+        """
+        self.check_supervised()
+        self._socket.send(p.encode(p.Probe(self._lease_id)))
+        deadline = time.monotonic() + timeout_s
+        while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            frames = self._socket.recv_multipart()
+            message = p.decode(frames[0])
+            match message:
+                case p.ProbeReply():
+                    parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
+                    return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
+                case p.LeaseLost():
+                    self._lost_text.append(message.text)
+                    self.check_supervised()
+                case _:
+                    self._early.append(frames)
+        return []
+
+    def check_supervised(self) -> None:
+        """Raise LeaseLostError when the broker ended the lease, or this client released it."""
         if self._lost_text:
             raise LeaseLostError(self._lost_text[0])
         if self._finalizer is None or not self._finalizer.alive:

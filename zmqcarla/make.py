@@ -6,9 +6,10 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, LeaseTimeoutError
@@ -16,6 +17,7 @@ from zmqcarla.broker.protocol import Queued, default_address, is_served
 from zmqcarla.lease import Lease
 from zmqcarla.pool import LocalPool
 from zmqcarla.remote_env import RemoteEnv
+from zmqcarla.rows import Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS
 from zmqcarla.vector_env import DEFAULT_TIMEOUT_S, VectorEnv
 
@@ -23,9 +25,11 @@ from zmqcarla.vector_env import DEFAULT_TIMEOUT_S, VectorEnv
 def make_vec_env(
     n: int = 16,
     env: str = "zmqcarla/Carla-v0",
-    env_kwargs: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
     address: str | None = None,
     *,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    transport: Transport = "auto",
     simulator: str | None = None,
     gpu: int | None = None,
     pool_options: dict[str, Any] | None = None,
@@ -42,8 +46,10 @@ def make_vec_env(
     Args:
         n: how many rows.
         env: Gymnasium id; the workers must allow it.
-        env_kwargs: for `gymnasium.make` in each worker.
+        env_kwargs: for `gymnasium.make` in each worker; a sequence gives each row its own.
         address: of a broker.
+        autoreset_mode: NEXT_STEP, SAME_STEP or DISABLED, as for gymnasium's AsyncVectorEnv.
+        transport: "shm" steps through shared memory alone, "zmq" over the bus, "auto" the first where a worker can.
         simulator: "embedded" or "carla": only workers with that one; None for any. A private pool runs the CARLA
             of CARLA_ROOT when that is set, else the embedded simulator with an EmbeddedSimulatorWarning; "carla"
             forbids the latter.
@@ -73,7 +79,16 @@ def make_vec_env(
     except BaseException:
         close_pool()
         raise
-    return VectorEnv(lease, env, env_kwargs, slots=slots, timeout_s=timeout_s, on_close=close_pool)
+    return VectorEnv(
+        lease,
+        env,
+        env_kwargs,
+        autoreset_mode=autoreset_mode,
+        transport=transport,
+        slots=slots,
+        timeout_s=timeout_s,
+        on_close=close_pool,
+    )
 
 
 def make_env(env: str = "zmqcarla/Carla-v0", env_kwargs: dict[str, Any] | None = None, **options: Any) -> RemoteEnv:

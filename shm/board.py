@@ -1,0 +1,202 @@
+"""Commands and results of one lease in shared memory, so that a step on one host needs no socket.
+
+    page 0      magic, num_envs
+    rows        ROW [num_envs]: what is asked (written by the client), what came of it (written by the worker)
+    notes       [num_envs][NOTE_BYTES]: packed infos, errors and last words, when there are any
+    actions     one array a leaf of the action space, [num_envs, *shape]
+
+Bells wake, columns tell the truth: row i is done with command seq when done_seq == seq, or lost when its supervisor
+wrote
+`Result.LOST` after the death of the env process. A ring that comes late or twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from typing import Any, Final
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from zmqcarla.shm.bell import Bell
+from zmqcarla.shm.layout import Layout, make_flatten, unflatten
+from zmqcarla.shm.segment import Segment, SegmentGoneError
+
+NOTE_BYTES: Final = 256 << 10
+_MAGIC: Final = b"zmqcarla board 1"
+_HEADER_BYTES: Final = 4096
+_PAGE_BYTES: Final = 4096
+_LINE_BYTES: Final = 64
+"""Client and worker write to different cache lines of a row."""
+
+ROW: Final = np.dtype(
+    {
+        "names": [
+            "go_seq", "op", "slot", "bell",
+            "done_seq", "done_ns", "reward", "busy_s", "note_bytes", "result", "terminated", "truncated",
+        ],
+        "formats": ["u8", "u4", "u4", "u4", "u8", "u8", "f8", "f8", "u4", "u1", "?", "?"],
+        "offsets": [0, 8, 12, 16, *(_LINE_BYTES + offset for offset in (0, 8, 16, 24, 32, 36, 37, 38))],
+        "itemsize": 2 * _LINE_BYTES,
+    }
+)  # fmt: skip
+
+
+class NoteTooLongError(ValueError):
+    """A step's infos do not fit the board."""
+
+
+class Op(enum.IntEnum):
+    """What a row is asked to do."""
+
+    STEP = 0
+    RESET = 1
+    LOOK = 2
+    """A command comes over the worker's socket."""
+
+
+class Result(enum.IntEnum):
+    """What came of a command, beside its numbers."""
+
+    PLAIN = 0
+    NOTE = 1
+    """The note is the info."""
+    ERROR = 2
+    """The env raised; the note is {type, text, traceback}."""
+    LOST = 3
+    """The env process is dead; the note is {worker_id, reason, exit_code, restarts}."""
+
+
+class Board:
+    """The board of one lease; made by `create` (client), `attach` (worker) or `attach_rows` (supervisor).
+
+    Attributes:
+        name: of the segment.
+        rows: ROW (num_envs,), live.
+    """
+
+    def __init__(self, segment: Segment, num_envs: int, action_space: spaces.Space[Any] | None) -> None:
+        self.name = segment.name
+        self.rows: NDArray[Any] = np.ndarray((num_envs,), ROW, segment.memory, _HEADER_BYTES)
+        self._segment = segment
+        self._notes: NDArray[np.uint8] = np.ndarray(
+            (num_envs, NOTE_BYTES), np.uint8, segment.memory, _notes_offset_bytes(num_envs)
+        )
+        self._action_space = action_space
+        self._actions: list[NDArray[Any]] = []
+        if action_space is not None:
+            self._flatten = make_flatten(action_space)
+            offset_bytes = _notes_offset_bytes(num_envs) + num_envs * NOTE_BYTES
+            self._actions = [
+                np.ndarray((num_envs, *leaf.shape), leaf.dtype, segment.memory, offset_bytes + leaf.offset_bytes)
+                for leaf in Layout.of(action_space, num_envs, 1).leaves
+            ]
+
+    @staticmethod
+    def can_hold(action_space: spaces.Space[Any]) -> bool:
+        """Whether every leaf of the action space has a fixed size."""
+        return not any(leaf.inline for leaf in Layout.of(action_space, 1, 1).leaves)
+
+    @classmethod
+    def create(cls, action_space: spaces.Space[Any], num_envs: int) -> Board:
+        """Make the board of a lease.
+
+        Raises:
+            SegmentSpaceError: /dev/shm has too little room.
+        """
+        segment = Segment.create("board", _size_bytes(action_space, num_envs))
+        segment.memory[: len(_MAGIC) + 8] = _MAGIC + num_envs.to_bytes(8, "little")
+        return cls(segment, num_envs, action_space)
+
+    @classmethod
+    def attach(cls, name: str, action_space: spaces.Space[Any], num_envs: int) -> Board:
+        """Map the board that a client made for the same action space.
+
+        Raises:
+            SegmentGoneError: not visible here, or made for another space.
+        """
+        segment = Segment.attach(name, _size_bytes(action_space, num_envs))
+        _check_header(segment, num_envs)
+        return cls(segment, num_envs, action_space)
+
+    @classmethod
+    def attach_rows(cls, name: str) -> Board:
+        """Map rows and notes of a board without knowing its action space.
+
+        Raises:
+            SegmentGoneError: not visible here.
+        """
+        segment = Segment.attach(name, None)
+        num_envs = int.from_bytes(segment.memory[len(_MAGIC) : len(_MAGIC) + 8], "little")
+        _check_header(segment, num_envs)
+        return cls(segment, num_envs, None)
+
+    def write_actions(self, actions: Any) -> None:
+        """Copy a batch of actions, the tree of the batched action space, into the board."""
+        for column, leaf in zip(self._actions, self._flatten(actions), strict=True):
+            column[:] = leaf
+
+    def write_action(self, row: int, action: Any) -> None:
+        """Copy one row's action, an element of the action space."""
+        for column, leaf in zip(self._actions, self._flatten(action), strict=True):
+            column[row] = leaf
+
+    def read_action(self, row: int) -> Any:
+        """A private copy of one row's action: an element of the action space."""
+        leaves = [column[row].copy() for column in self._actions]
+        return unflatten(self._action_space, iter(leaves)) if self._action_space is not None else None
+
+    def write_note(self, row: int, note: bytes) -> None:
+        """Leave a packed note of at most NOTE_BYTES."""
+        self._notes[row, : len(note)] = np.frombuffer(note, np.uint8)
+        self.rows["note_bytes"][row] = len(note)
+
+    def read_note(self, row: int) -> bytes:
+        """The packed note of a row."""
+        return self._notes[row, : int(self.rows["note_bytes"][row])].tobytes()
+
+    def create_bell(self, purpose: str) -> Bell:
+        """Make a bell of this board (creator)."""
+        return Bell.create(self.name, purpose)
+
+    def attach_bell(self, purpose: str) -> Bell:
+        """Open a bell of this board."""
+        return Bell.attach(self.name, purpose)
+
+    def close(self) -> None:
+        """Let go; the creator's end removes the names of segment and bells."""
+        self._actions.clear()
+        self.rows = np.empty(0, ROW)
+        self._notes = np.empty((0, 0), np.uint8)
+        self._segment.close()
+
+
+def go_bell(row: int) -> str:
+    """Purpose of the bell that wakes the worker of a row."""
+    return f"go{row}"
+
+
+def done_bell(row: int) -> str:
+    """Purpose of the bell that a row rings when it is done."""
+    return f"done{row}"
+
+
+ANY_DONE: Final = "any"
+"""Purpose of the bell that every row rings when the client waits for whichever comes first."""
+
+
+def _notes_offset_bytes(num_envs: int) -> int:
+    return _HEADER_BYTES + -(-num_envs * ROW.itemsize // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _size_bytes(action_space: spaces.Space[Any], num_envs: int) -> int:
+    actions_bytes = Layout.of(action_space, num_envs, 1).size_bytes
+    return _notes_offset_bytes(num_envs) + num_envs * NOTE_BYTES + actions_bytes
+
+
+def _check_header(segment: Segment, num_envs: int) -> None:
+    if segment.memory[: len(_MAGIC) + 8] != _MAGIC + num_envs.to_bytes(8, "little"):
+        segment.close()
+        raise SegmentGoneError(errno.EINVAL, f"{segment.name} is no board of {num_envs} rows, or of another release")

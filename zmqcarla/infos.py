@@ -1,0 +1,61 @@
+"""One infos dict for a batch, as gymnasium's `VectorEnv._add_info` makes it, without its cost a key and row.
+
+Gymnasium's rules: a key's values form one array (of their type for numbers, of objects otherwise) beside a mask
+`_key`; dicts are treated in the same way one level down. `_add_info` looks up and assigns every key of every row;
+where all rows have the same keys and plain numbers, as they nearly always have, one array a key is made at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+_PLAIN = (bool, int, float)
+
+AddInfo = Callable[[dict[str, Any], dict[str, Any], int], dict[str, Any]]
+
+
+def batch_infos(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str, Any]:
+    """The infos of a batch.
+
+    Args:
+        infos: one dict a row, empty for a row without infos.
+        add_info: gymnasium's own rule, for all that is not the common case.
+    """
+    first = infos[0]
+    if not first and not any(infos):
+        return {}
+    if all(info.keys() == first.keys() for info in infos):
+        return _batch_equal(infos, add_info)
+    return _batch_any(infos, add_info)
+
+
+def _batch_equal(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str, Any]:
+    batch: dict[str, Any] = {}
+    for key in infos[0]:
+        values = [info[key] for info in infos]
+        kind = type(values[0])
+        same = all(type(value) is kind for value in values)
+        if same and kind in _PLAIN:
+            batch[key] = np.array(values, dtype=kind)
+        elif same and kind is dict:
+            batch[key] = batch_infos(values, add_info)
+        elif same and kind is str:
+            batch[key] = np.array(values, dtype=object)
+        else:
+            part: dict[str, Any] = {}
+            for row, value in enumerate(values):
+                part = add_info(part, {key: value}, row)
+            batch[key] = part[key]
+        batch[f"_{key}"] = np.ones(len(infos), np.bool_)
+    return batch
+
+
+def _batch_any(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str, Any]:
+    batch: dict[str, Any] = {}
+    for row, info in enumerate(infos):
+        if info:
+            batch = add_info(batch, info, row)
+    return batch

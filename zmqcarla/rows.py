@@ -1,0 +1,357 @@
+"""How the rows of a vector env are asked and how they answer: over the board, over the bus, or both in one batch.
+
+    board   the worker sees the client's /dev/shm: actions, results and bells in shared memory, no socket on the step
+    path bus     one ZeroMQ message out, one back; for workers elsewhere, and for spaces without a fixed size
+
+Control commands (open, attach, reset with a seed, call) always take the bus. Every command has a number of one
+sequence a lease; a worker never does one twice, and a result counts only when it carries the number that was asked
+for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError
+from zmqcarla.broker.protocol import pack, unpack
+from zmqcarla.lease import Lease, Outcome
+from zmqcarla.shm.arena import Arena
+from zmqcarla.shm.bell import Bell
+from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, done_bell, go_bell
+from zmqcarla.shm.ring import SlotRing
+from zmqcarla.shm.segment import SegmentGoneError
+
+Transport = Literal["auto", "shm", "zmq"]
+
+_SLICE_S: Final = 0.5
+"""How long a wait on a bell lasts before the lease is looked at."""
+_OWN_BELL, _ANY_BELL = 0, 1
+_OP = {"step": Op.STEP, "reset": Op.RESET}
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """Results of a step; every array has one entry a row of the vector env.
+
+    Attributes:
+        rewards: float64.
+        terminated: bool.
+        truncated: bool.
+        infos: one dict a row.
+        losses: what the supervisor or broker says of rows whose worker died.
+        slowest_s: the longest time that one worker spent on its step.
+    """
+
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: list[dict[str, Any]]
+    losses: dict[int, dict[str, Any]]
+    slowest_s: float = 0.0
+
+    @classmethod
+    def empty(cls, num_envs: int) -> Batch:
+        """A batch in which nothing happened."""
+        return cls(
+            rewards=np.zeros(num_envs, np.float64),
+            terminated=np.zeros(num_envs, np.bool_),
+            truncated=np.zeros(num_envs, np.bool_),
+            infos=[{} for _ in range(num_envs)],
+            losses={},
+        )
+
+
+class Rows:
+    """The rows of one lease, their arena and their board.
+
+    Args:
+        lease: owned from now on.
+        arena: takes the observations.
+        action_space: of one env.
+        transport: "auto" takes the board where it can be used.
+        open_payloads: what `open` sent to each row, to rebuild one whose worker died.
+
+    Attributes:
+        on_board: bool (num_envs,), which rows step without a socket.
+        visible: bool (num_envs,), which rows write into the arena.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        arena: Arena,
+        action_space: spaces.Space[Any],
+        transport: Transport,
+        open_payloads: Sequence[dict[str, Any]],
+    ) -> None:
+        self.num_envs = lease.num_envs
+        self.on_board: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
+        self.visible: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
+        self._lease = lease
+        self._arena = arena
+        self._open_payloads = open_payloads
+        self._board: Board | None = None
+        self._bus_seq = 0
+        self._asked: list[int] = []
+        self._told: dict[int, Outcome] = {}  # what the broker knew when a row was late
+        self._fixed = not any(leaf.inline for leaf in arena.layout.leaves) and Board.can_hold(action_space)
+        if transport == "shm" and not self._fixed:
+            raise ValueError(
+                'expected spaces of fixed sizes for transport="shm", found one with Text, Sequence or Graph; use "auto"'
+            )
+        if transport != "zmq" and self._fixed:
+            self._board = Board.create(action_space, self.num_envs)
+            self._go: list[Bell] = [self._board.create_bell(go_bell(row)) for row in range(self.num_envs)]
+            self._done: list[Bell] = [self._board.create_bell(done_bell(row)) for row in range(self.num_envs)]
+            self._any = self._board.create_bell(ANY_DONE)
+        self._attach = {
+            "arena": arena.name,
+            "board": None if self._board is None else self._board.name,
+            "num_envs": self.num_envs,
+            "slots": arena.layout.slots,
+        }
+        self._attach_all(transport)
+
+    def _attach_all(self, transport: Transport) -> None:
+        for outcome in self.ask(range(self.num_envs), "attach", [pack(self._attach)] * self.num_envs):
+            self.visible[outcome.row] = outcome.kind == "ok" and outcome.payload["visible"]
+        self.on_board[:] = self.visible if self._board is not None else False
+        if transport == "shm" and not self.on_board.all():
+            raise SegmentGoneError(
+                f'expected workers that see this /dev/shm for transport="shm", found rows '
+                f'{np.flatnonzero(~self.on_board)} elsewhere (another host or container); use "auto"'
+            )
+
+    # --- the bus ---
+
+    def ask(self, rows: Iterable[int], op: str, payloads: Sequence[bytes], timeout_s: float = 600.0) -> list[Outcome]:
+        """Send a command over the bus and wait for its outcomes; see `collect` for errors."""
+        return self.collect(self.send(list(rows), [op] * len(payloads), payloads), timeout_s)
+
+    def send(self, rows: Sequence[int], ops: Sequence[str], payloads: Sequence[bytes]) -> int:
+        """Send a command over the bus; rows that listen to their bell are told to look at their socket."""
+        seq = self._lease.send(rows, ops, payloads)
+        if self._board is not None:
+            for row in rows:
+                if self.on_board[row]:
+                    self._board.rows["op"][row] = Op.LOOK
+                    self._go[row].ring()
+        return seq
+
+    def collect(self, seq: int, timeout_s: float) -> list[Outcome]:
+        """The outcomes of a command that was sent over the bus."""
+        return self._lease.wait(seq, timeout_s)
+
+    def rebuild_payload(self, row: int, slot: int, seed: int | None, options: dict[str, Any] | None) -> bytes:
+        """Payload of `rebuild`: open, attach and reset a row in a new process."""
+        reset = {"slot": slot, "seed": seed, "options": options}
+        return pack({"open": self._open_payloads[row], "attach": self._attach, **reset})
+
+    # --- a step ---
+
+    def begin(self, slot: int, actions: Any, ops: Sequence[str], read_action: Callable[[int], Any]) -> int:
+        """Ask every row for one step.
+
+        Args:
+            slot: of the arena, for the observations.
+            actions: the batch, the tree of the batched action space.
+            ops: "step", "reset", "rebuild" or "" (not asked) for each row.
+            read_action: one row's action, for rows on the bus.
+
+        Returns:
+            The number of this step.
+        """
+        on_bus = [row for row, op in enumerate(ops) if op and (op == "rebuild" or not self.on_board[row])]
+        self._bus_seq = 0
+        if on_bus:
+            self._bus_seq = self._send_step(on_bus, ops, slot, read_action)
+        seq = self._bus_seq or self._lease.next_seq()
+        board = self._board
+        if board is None or len(on_bus) == self.num_envs:
+            self._asked = []
+            return seq
+        board.write_actions(actions)
+        columns = board.rows
+        if not on_bus and all(op == "step" for op in ops):
+            columns["op"], columns["slot"], columns["bell"] = Op.STEP, slot, _OWN_BELL
+            columns["go_seq"] = seq
+            self._asked = list(range(self.num_envs))
+            for bell in self._go:
+                bell.ring()
+            return seq
+        self._asked = [row for row, op in enumerate(ops) if op and row not in on_bus]
+        for row in self._asked:
+            self._ask_on_board(row, _OP[ops[row]], slot, seq, _OWN_BELL)
+        return seq
+
+    def _send_step(self, rows: list[int], ops: Sequence[str], slot: int, read_action: Callable[[int], Any]) -> int:
+        payloads = [
+            pack([slot, read_action(row)])
+            if ops[row] == "step"
+            else self.rebuild_payload(row, slot, None, None)
+            if ops[row] == "rebuild"
+            else pack({"slot": slot, "seed": None, "options": None})
+            for row in rows
+        ]
+        # A worker that is being rebuilt starts at its socket, so no bell has to ring for it.
+        return self._lease.send(rows, [ops[row] for row in rows], payloads)
+
+    def _ask_on_board(self, row: int, op: Op, slot: int, seq: int, bell: int) -> None:
+        assert self._board is not None
+        columns = self._board.rows
+        columns["op"][row], columns["slot"][row], columns["bell"][row] = op, slot, bell
+        columns["go_seq"][row] = seq
+        self._go[row].ring()
+
+    def finish(self, seq: int, slot: int, timeout_s: float) -> tuple[Batch, list[Outcome]]:
+        """Wait for all rows of `begin`.
+
+        Returns:
+            The batch, and the outcomes that are errors or the end of a worker.
+
+        Raises:
+            CommandTimeoutError: not all rows were done in time.
+            LeaseLostError: the broker ended the lease.
+            StaleRowError: a row does not carry this step's number.
+        """
+        deadline = time.monotonic() + timeout_s
+        batch = Batch.empty(self.num_envs)
+        failed: list[Outcome] = []
+        for row in self._asked:
+            self._wait_row(row, seq, deadline, timeout_s)
+        if self._asked:
+            self._read_board(seq, slot, batch, failed)
+        if self._bus_seq:
+            outcomes = self.collect(self._bus_seq, max(deadline - time.monotonic(), 0.0))
+            failed += self._read_bus(outcomes, seq, slot, batch)
+        return batch, failed
+
+    def _wait_row(self, row: int, seq: int, deadline: float, timeout_s: float) -> None:
+        assert self._board is not None
+        done_seq = self._board.rows["done_seq"]
+        bell = self._done[row]
+        while done_seq[row] != seq and row not in self._told:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s < 0:
+                raise CommandTimeoutError(
+                    f"expected step {seq} of row {row} (worker {self._lease.workers[row]}) within {timeout_s:g} s; "
+                    "look at `zmqcarla status` and the worker's log",
+                    timeout_s,
+                )
+            if not bell.wait(min(remaining_s, _SLICE_S)):
+                self._told.update({outcome.row: outcome for outcome in self._lease.probe()})
+
+    def _read_board(self, seq: int, slot: int, batch: Batch, failed: list[Outcome]) -> None:
+        assert self._board is not None
+        columns = self._board.rows
+        if len(self._asked) == self.num_envs and not self._told and not columns["result"].any():
+            batch.rewards[:] = columns["reward"]
+            batch.terminated[:] = columns["terminated"]
+            batch.truncated[:] = columns["truncated"]
+            batch.slowest_s = float(columns["busy_s"].max())
+            stamps = self._arena.row_seq[slot]
+            if not (stamps == seq).all():
+                raise StaleRowError(f"expected all rows of slot {slot} to carry step {seq}, found {stamps.tolist()}")
+            return
+        for row in self._asked:
+            outcome = self._read_row(row, seq, slot, batch)
+            if outcome is not None:
+                failed.append(outcome)
+
+    def _read_row(self, row: int, seq: int, slot: int, batch: Batch) -> Outcome | None:
+        assert self._board is not None
+        columns = self._board.rows
+        told = self._told.pop(row, None)
+        if told is not None and columns["done_seq"][row] != seq:
+            return self._lost(told, batch)
+        result = Result(int(columns["result"][row]))
+        note = unpack(self._board.read_note(row)) if result is not Result.PLAIN else {}
+        if result is Result.ERROR:
+            return Outcome(row, "error", note)
+        if result is Result.LOST:
+            return self._lost(Outcome(row, "gone" if note.pop("final") else "lost", note), batch)
+        self._check_stamp(row, slot, seq)
+        batch.rewards[row] = columns["reward"][row]
+        batch.terminated[row] = columns["terminated"][row]
+        batch.truncated[row] = columns["truncated"][row]
+        batch.infos[row] = note
+        batch.slowest_s = max(batch.slowest_s, float(columns["busy_s"][row]))
+        return None
+
+    def _lost(self, outcome: Outcome, batch: Batch) -> Outcome | None:
+        """Note the loss of a row; the outcome when its worker will not come back."""
+        self.on_board[outcome.row] = False
+        if outcome.kind == "gone":
+            return outcome
+        batch.losses[outcome.row] = outcome.payload
+        return None
+
+    def _read_bus(self, outcomes: list[Outcome], seq: int, slot: int, batch: Batch) -> list[Outcome]:
+        failed: list[Outcome] = []
+        for outcome in outcomes:
+            row, payload = outcome.row, outcome.payload
+            if outcome.kind == "lost":
+                self._lost(outcome, batch)
+            elif outcome.kind != "ok":
+                failed.append(outcome)
+            elif isinstance(payload, dict):
+                self.accept_reset(outcome, slot, seq)
+                batch.infos[row] = payload["info"]
+            else:
+                batch.rewards[row], batch.terminated[row], batch.truncated[row] = payload[:3]
+                batch.infos[row] = payload[3]
+                batch.slowest_s = max(batch.slowest_s, payload[5])
+                self._accept_leaves(row, slot, seq, payload[4])
+        return failed
+
+    # --- observations ---
+
+    def accept_reset(self, outcome: Outcome, slot: int, seq: int) -> None:
+        """Take the observation of a reset or rebuild; a rebuilt row listens to its bell from now on."""
+        row = outcome.row
+        self._accept_leaves(row, slot, seq, outcome.payload["inline"])
+        self.on_board[row] = self.visible[row] and self._board is not None
+
+    def _accept_leaves(self, row: int, slot: int, seq: int, inline: dict[int, Any]) -> None:
+        if not self.visible[row]:
+            self._arena.write_leaves(slot, row, inline, seq)
+            return
+        self._check_stamp(row, slot, seq)
+        if inline:
+            self._arena.write_leaves(slot, row, inline, seq)
+
+    def _check_stamp(self, row: int, slot: int, seq: int) -> None:
+        found = int(self._arena.row_seq[slot, row])
+        if found != seq:
+            raise StaleRowError(f"expected row {row} of slot {slot} to carry step {seq}, found {found}")
+
+    def repeat(self, newest: int, slot: int, row: int, seq: int) -> None:
+        """Give a row that was not stepped the observation of the newest batch."""
+        self._arena.copy_row(newest, slot, row, seq)
+
+    def hand_out(self, slot: int, ring: SlotRing) -> Any:
+        """The batch of a slot; see `Arena.hand_out`."""
+        return self._arena.hand_out(slot, ring)
+
+    def final_observation(self, row: int, inline: dict[int, Any]) -> Any:
+        """A private copy of the last observation of an episode that was reset in the same step."""
+        return self._arena.copy_out(self._arena.layout.slots - 1, row, inline)
+
+    def close(self) -> None:
+        """Release the lease, wake the workers so that they hear of it, and remove board and arena."""
+        self._lease.release()
+        if self._board is not None:
+            for row in np.flatnonzero(self.on_board):
+                self._board.rows["op"][row] = Op.LOOK
+                self._go[row].ring()
+            for bell in (*self._go, *self._done, self._any):
+                bell.close()
+            self._board.close()
+        self._arena.close()
