@@ -78,13 +78,13 @@ def paths_plot(
     low, high = np.nanmin(shown, axis=0), np.nanmax(shown, axis=0)
     middle, half = (low + high) / 2.0, np.maximum((high - low) / 2.0, 0.2 * float((high - low).max())) + _MARGIN_M
     height_in = min(max(_WIDTH_IN * float(half[1] / half[0]), 4.0), 1.3 * _WIDTH_IN)
-    figure = Figure(figsize=(_WIDTH_IN, height_in + 1.0), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(_WIDTH_IN, height_in + 0.4), dpi=_DPI, layout="constrained")
     axis: Any = figure.subplots()
     axis.add_collection(LineCollection([np.asarray(line) for line in lanes], colors="0.8", linewidths=0.8, zorder=1))
     for k, line in enumerate(driven):
         colour = _ENV_COLOURS[k % len(_ENV_COLOURS)]
         # Later paths are thinner, so that one is seen on top of another.
-        width = max(1.2, 4.8 - 0.9 * k)
+        width = max(1.2, 4.2 - 0.8 * k)
         axis.plot(line[:, 0], line[:, 1], color=colour, linewidth=width, label=titles[k], zorder=2)
         gaps = np.isnan(line[:, 0])
         starts = line[~gaps & np.concatenate([[True], gaps[:-1]])]

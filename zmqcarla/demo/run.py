@@ -83,7 +83,7 @@ def _film(vec: VectorEnv, steps: int, seed: int, console: Console) -> dict[str, 
         if step.number in pictured:
             chase = vec.render()
             assert chase is not None
-            sheet[f"step {step.number}"] = np.stack(chase).transpose(0, 3, 1, 2)
+            sheet[f"step {step.number}, chase"] = np.stack(chase).transpose(0, 3, 1, 2)
             sheet[f"step {step.number}, driver"] = step.observations["rgb"].copy()
     return sheet
 
