@@ -8,13 +8,13 @@ look again.
 from __future__ import annotations
 
 import enum
+import mmap
+import os
 import time
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from zmqcarla.shm.segment import Segment
 
 _PAGE: Final = np.dtype(
     [
@@ -45,25 +45,33 @@ class Phase(enum.IntEnum):
 class StatusPage:
     """The page of one worker; the supervisor creates it, the env process attaches and writes.
 
+    It has no name: both hold the memfd, so nothing is left behind when they die, however they die.
+
     Attributes:
+        fd: of the page, to be inherited by the env process; -1 in a process that attached.
         fields: structured scalar array {phase, incarnation, since_ns (CLOCK_MONOTONIC), row, seq, steps, lease_id,
-        board (its name)}.
+            board (its name)}.
     """
 
-    def __init__(self, segment: Segment) -> None:
-        self.name = segment.name
-        self._segment = segment
-        self.fields: NDArray[Any] = np.ndarray((), _PAGE, segment.memory)
+    def __init__(self, fd: int, owned_fd: int) -> None:
+        self.fd = owned_fd
+        self._memory = mmap.mmap(fd, _PAGE.itemsize)
+        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self._memory)
 
     @classmethod
     def create(cls) -> StatusPage:
         """Make a page; the caller owns it."""
-        return cls(Segment.create("status", _PAGE.itemsize))
+        fd = os.memfd_create("zmqcarla-status")
+        os.ftruncate(fd, _PAGE.itemsize)
+        return cls(fd, fd)
 
     @classmethod
-    def attach(cls, name: str) -> StatusPage:
-        """Map the page of another process."""
-        return cls(Segment.attach(name, _PAGE.itemsize))
+    def attach(cls, fd: int) -> StatusPage:
+        """Map the page whose memfd this process inherited; the fd is closed."""
+        try:
+            return cls(fd, -1)
+        finally:
+            os.close(fd)
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
@@ -83,6 +91,9 @@ class StatusPage:
         return (time.monotonic_ns() - int(self.fields["since_ns"])) / 1e9
 
     def close(self) -> None:
-        """Let go; the creator also unlinks."""
-        del self.fields
-        self._segment.close()
+        """Let go."""
+        self.fields = np.zeros((), _PAGE)
+        self._memory.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,4 +1,4 @@
-"""The lane-following driver drives whole routes from the observation alone; the demo's pictures are drawn."""
+"""The lane-following driver drives whole routes from the observation alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from zmqcarla.demo import driver
 from zmqcarla.demo.driver import LaneFollowingDriver
-from zmqcarla.demo.pictures import contact_sheet, latency_plot, paths_plot
 from zmqcarla.workers import observation as tables
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
@@ -82,15 +81,3 @@ def test_steering_goes_to_the_side_of_the_route(y_m: float, sign: float) -> None
     assert np.sign(steer) == sign
     assert throttle > 0.0
     assert brake == 0.0
-
-
-def test_pictures_are_drawn(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (6, 3, 28, 50), dtype=np.uint8)
-    contact_sheet(tmp_path / "one.png", images, [f"env {k}" for k in range(6)])
-    contact_sheet(tmp_path / "many.png", [images, images], None, ["0 s", "5 s"])
-    lane = np.array([[0.0, 0.0], [50.0, 0.0]])
-    paths_plot(tmp_path / "paths.png", [lane], [lane + 1.0], [[(50.0, 1.0)]], ["env 0"])
-    latency_plot(tmp_path / "latency.png", rng.lognormal(size=100), {"tick": 1.0, "render wait": 0.5})
-    for name in ("one", "many", "paths", "latency"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

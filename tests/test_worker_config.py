@@ -27,7 +27,7 @@ def test_an_env_process_config_survives_its_json() -> None:
         worker_id="a",
         incarnation=2,
         broker="tcp://127.0.0.1:24001",
-        page="/zmqcarla-0-status-1",
+        page_fd=7,
         supervisor_pid=1,
         last_words_fd=7,
         simulator="embedded",

@@ -151,7 +151,7 @@ class Pool:
         self.process.wait(DEADLINE_S)
 
     def segments(self) -> set[Path]:
-        """The segments that the supervisor maps: its workers' status pages."""
+        """The named segments that the supervisor maps."""
         maps = Path(f"/proc/{self.process.pid}/maps").read_text()
         return {Path(path) for path in re.findall(r"/dev/shm/zmqcarla-\S+", maps)}
 

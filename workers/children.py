@@ -110,7 +110,7 @@ class Children:
             worker_id=config.worker_id,
             incarnation=incarnation,
             broker=self._broker,
-            page=self._page.name,
+            page_fd=self._page.fd,
             supervisor_pid=os.getpid(),
             last_words_fd=words_end,
             simulator=config.simulator,
@@ -126,7 +126,7 @@ class Children:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(words_end,),
+                    pass_fds=(words_end, self._page.fd),
                     start_new_session=True,
                 )
             self._env_fd = os.pidfd_open(self._env.pid)

@@ -280,7 +280,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _on_term)
     faulthandler.enable()
     try:
-        process = EnvProcess(config, StatusPage.attach(config.page))
+        process = EnvProcess(config, StatusPage.attach(config.page_fd))
         try:
             process.run()
         finally:

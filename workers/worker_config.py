@@ -149,8 +149,8 @@ class EnvProcessConfig:
     broker: str
     """ZeroMQ address of the broker."""
 
-    page: str
-    """Name of the status page on which to say what it does."""
+    page_fd: int
+    """Its status page, inherited."""
 
     supervisor_pid: int
     """Its parent; it ends when that is gone."""

@@ -44,7 +44,13 @@ __all__ = [
     "make_vec_env",
 ]
 
-gymnasium.register(id="zmqcarla/Carla-v0", entry_point="zmqcarla.workers.carla_env:CarlaEnv")
+gymnasium.register(
+    id="zmqcarla/Carla-v0",
+    entry_point="zmqcarla.workers.carla_env:CarlaEnv",
+    # CarlaEnv checks actions and the order of calls itself; gymnasium's wrappers would do it again on every step.
+    order_enforce=False,
+    disable_env_checker=True,
+)
 
 
 def __getattr__(name: str) -> Any:
