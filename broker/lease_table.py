@@ -13,10 +13,11 @@ exactly once, as the answer to the command that was under way, else to the next 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
@@ -47,6 +48,7 @@ class Send:
 
 
 Event = Received | Clock
+_ENDED_KEPT: Final = 1024
 
 
 @dataclasses.dataclass(slots=True)
@@ -123,11 +125,15 @@ class LeaseTable:
     Args:
         boot_id: differs in every life of the broker.
         new_lease_id: makes random lease ids of 16 bytes.
+        booted_at: when this life began, on the clock of `handle`. For one ttl from then on, leases of the life before
+            may come back by their clients' renewals.
     """
 
-    def __init__(self, boot_id: bytes, new_lease_id: Callable[[], bytes]) -> None:
+    def __init__(self, boot_id: bytes, new_lease_id: Callable[[], bytes], booted_at: float) -> None:
         self._boot_id = boot_id
         self._new_lease_id = new_lease_id
+        self._returns_until = booted_at + p.DEFAULT_TTL_S
+        self._ended: collections.deque[bytes] = collections.deque(maxlen=_ENDED_KEPT)
         self._workers: dict[str, _Worker] = {}
         self._leases: dict[bytes, _Lease] = {}
         self._queue: list[_Request] = []
@@ -237,10 +243,36 @@ class LeaseTable:
 
     def _renew(self, message: p.Renew, event: Received, now: float) -> Iterator[Send]:
         lease = self._leases.get(message.lease_id)
+        if lease is None and self._may_return(message.lease_id, now):
+            lease = self._adopt(message, now)
         if lease is None:
-            yield self._unknown_lease(event.peer, message.lease_id)
+            yield from self._unknown_lease(event.peer, message.lease_id, now)
         else:
             lease.renewed_at = now
+            yield Send(event.peer, p.Renewed(message.lease_id, self._boot_id))
+
+    def _may_return(self, lease_id: bytes, now: float) -> bool:
+        return now < self._returns_until and lease_id not in self._ended
+
+    def _adopt(self, message: p.Renew, now: float) -> _Lease:
+        """A lease that an earlier life of the broker granted."""
+        rows = [_Row(name) for name in message.workers]
+        lease = _Lease(message.lease_id, message.env_id, rows, message.ttl_s, now, now, {})
+        self._leases[message.lease_id] = lease
+        for row, entry in enumerate(rows):
+            worker = self._workers.get(entry.worker_id)
+            if worker is not None and worker.lease_id in (b"", message.lease_id):
+                worker.lease_id, worker.row = message.lease_id, row
+            elif worker is not None:
+                news = {"worker_id": entry.worker_id, "reason": "it was leased to another client", "exit_code": 0}
+                entry.gone = pack({**news, "restarts": worker.restarts})
+        return lease
+
+    def _rows_of(self, worker_id: str) -> Iterator[tuple[_Lease, int]]:
+        for lease in self._leases.values():
+            for row, entry in enumerate(lease.rows):
+                if entry.worker_id == worker_id and not entry.gone:
+                    yield lease, row
 
     def _release(self, message: p.Release, event: Received, now: float) -> Iterator[Send]:
         lease = self._leases.get(message.lease_id)
@@ -250,6 +282,7 @@ class LeaseTable:
 
     def _end_lease(self, lease: _Lease) -> Iterator[Send]:
         del self._leases[lease.lease_id]
+        self._ended.append(lease.lease_id)
         for row in lease.rows:
             worker = self._workers.get(row.worker_id)
             if worker is None or worker.lease_id != lease.lease_id:
@@ -262,7 +295,7 @@ class LeaseTable:
     def _command(self, message: p.Command, event: Received, now: float) -> Iterator[Send]:
         lease = self._leases.get(message.lease_id)
         if lease is None:
-            yield self._unknown_lease(event.peer, message.lease_id)
+            yield from self._unknown_lease(event.peer, message.lease_id, now)
             return
         flaw = _command_flaw(message, len(event.payloads), len(lease.rows))
         if flaw:
@@ -316,7 +349,7 @@ class LeaseTable:
     def _probe(self, message: p.Probe, event: Received, now: float) -> Iterator[Send]:
         lease = self._leases.get(message.lease_id)
         if lease is None:
-            yield self._unknown_lease(event.peer, message.lease_id)
+            yield from self._unknown_lease(event.peer, message.lease_id, now)
             return
         rows, outcomes, payloads = [], [], []
         for row, entry in enumerate(lease.rows):
@@ -327,11 +360,13 @@ class LeaseTable:
                 entry.untold_loss = b""
         yield Send(event.peer, p.ProbeReply(lease.lease_id, tuple(rows), tuple(outcomes)), payloads)
 
-    def _unknown_lease(self, client: bytes, lease_id: bytes) -> Send:
+    def _unknown_lease(self, client: bytes, lease_id: bytes, now: float) -> Iterator[Send]:
+        if self._may_return(lease_id, now):
+            return  # its renewal is on the way, and the client asks again
         text = (
             "the broker does not know this lease: it ended (released, or not renewed in time), or the broker restarted"
         )
-        return Send(client, p.LeaseLost(lease_id, text))
+        yield Send(client, p.LeaseLost(lease_id, text))
 
     # --- workers ---
 
@@ -350,6 +385,8 @@ class LeaseTable:
                 yield from self._lose(worker, "its supervisor was replaced", -1, final=False)
                 successor.state, successor.lease_id, successor.row = "lost", worker.lease_id, worker.row
             self._workers[message.worker_id] = successor
+            for lease, row in self._rows_of(message.worker_id):
+                successor.lease_id, successor.row = lease.lease_id, row
         yield Send(event.peer, p.Welcome(message.worker_id, self._boot_id))
 
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
@@ -367,7 +404,10 @@ class LeaseTable:
         if message.incarnation > worker.incarnation and worker.state == "ready":
             yield from self._lose(worker, "its env process was replaced", 0, final=False)
         if message.lease_id and message.lease_id != worker.lease_id:
-            yield Send(event.peer, p.LeaseEnded(message.lease_id))
+            if not worker.lease_id and self._may_return(message.lease_id, now):
+                worker.lease_id, worker.row = message.lease_id, message.row  # kept for its client until then
+            else:
+                yield Send(event.peer, p.LeaseEnded(message.lease_id))
         if worker.state == "ready" and worker.env_process == event.peer:
             return
         worker.state, worker.env_process = "ready", event.peer
@@ -439,6 +479,9 @@ class LeaseTable:
         for lease in [lease for lease in self._leases.values() if now - lease.renewed_at >= lease.ttl_s]:
             yield from self._end_lease(lease)
         for worker_id, worker in list(self._workers.items()):
+            if worker.lease_id and worker.lease_id not in self._leases and now >= self._returns_until:
+                yield Send(worker.env_process, p.LeaseEnded(worker.lease_id))
+                worker.lease_id, worker.row = b"", -1
             if now - worker.heard_at >= worker.offer.ttl_s:
                 text = f"its supervisor was silent for {worker.offer.ttl_s:g} s"
                 yield from self._lose(worker, text, 0, final=True)

@@ -95,10 +95,13 @@ class LeaseRequest(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Renew(Message):
-    """The client of the lease lives."""
+    """The client of the lease lives; says all that a broker which was restarted has to know."""
 
     kind: ClassVar[str] = "renew"
     lease_id: bytes
+    env_id: str
+    ttl_s: float
+    workers: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -163,6 +166,15 @@ class Leased(Message):
     lease_id: bytes
     boot_id: bytes
     workers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Renewed(Message):
+    """The broker knows the lease; with another boot_id than before, the client sends its pending command again."""
+
+    kind: ClassVar[str] = "renewed"
+    lease_id: bytes
+    boot_id: bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -357,7 +369,7 @@ KINDS: Final[dict[str, type[Message]]] = {
     message.kind: message
     for message in (
         LeaseRequest, Renew, Command, Release, Probe, StatusRequest,
-        Queued, Leased, Refused, CommandReply, ProbeReply, LeaseLost, StatusReply,
+        Queued, Leased, Renewed, Refused, CommandReply, ProbeReply, LeaseLost, StatusReply,
         Register, Heartbeat, Unregister, WorkerLost, Ready, RowReply,
         Welcome, UnknownWorker, RowCommand, LeaseEnded, Rejected,
     )

@@ -84,7 +84,7 @@ def _bound_router(address: str) -> Generator[zmq.Socket[bytes]]:
 
 
 def _loop(router: zmq.Socket[bytes], must_stop: Callable[[], bool]) -> None:
-    table = LeaseTable(secrets.token_bytes(16), lambda: secrets.token_bytes(16))
+    table = LeaseTable(secrets.token_bytes(16), lambda: secrets.token_bytes(16), time.monotonic())
     next_clock = time.monotonic()
     while True:
         with contextlib.suppress(zmq.Again):

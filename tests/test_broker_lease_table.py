@@ -16,10 +16,12 @@ CLIENT = b"client"
 class Pool:
     """A table with workers w0, w1, ... whose supervisor is b"s" and whose env processes are b"e0", b"e1", ..."""
 
-    def __init__(self, workers: int = 0, env_patterns: tuple[str, ...] = ("zmqcarla/*",)) -> None:
+    def __init__(
+        self, workers: int = 0, env_patterns: tuple[str, ...] = ("zmqcarla/*",), booted_at: float = 0.0
+    ) -> None:
         self.now = 100.0
         self.leases = 0
-        self.table = LeaseTable(b"boot", self._new_lease_id)
+        self.table = LeaseTable(b"boot", self._new_lease_id, booted_at)
         for index in range(workers):
             self.register(index, env_patterns)
             self.ready(index)
@@ -55,6 +57,9 @@ class Pool:
     def step(self, lease_id: bytes, seq: int, rows: tuple[int, ...]) -> list[Send]:
         command = p.Command(lease_id, seq, rows, ("step",) * len(rows))
         return self.tell(CLIENT, command, *[f"action{row}".encode() for row in rows])
+
+    def renew(self, lease_id: bytes, workers: tuple[str, ...] = ("w0",)) -> list[Send]:
+        return self.tell(CLIENT, p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, workers))
 
     def reply(self, lease_id: bytes, seq: int, row: int, peer: bytes | None = None) -> list[Send]:
         return self.tell(peer or f"e{row}".encode(), p.RowReply(lease_id, row, seq, "ok"), f"obs{row}".encode())
@@ -158,7 +163,7 @@ def test_a_silent_supervisor_is_a_lost_worker() -> None:
     lease_id = pool.lease(1)
     pool.step(lease_id, 1, (0,))
     assert pool.clock(29) == []
-    pool.tell(CLIENT, p.Renew(lease_id))
+    pool.renew(lease_id)
     assert _only(pool.clock(2), p.CommandReply).outcomes == ("gone",)
 
 
@@ -204,7 +209,7 @@ def test_renewing_keeps_the_lease() -> None:
     for _ in range(5):
         pool.clock(10)
         pool.tell(b"s", p.Heartbeat(("w0",)))
-        pool.tell(CLIENT, p.Renew(lease_id))
+        pool.renew(lease_id)
     assert pool.step(lease_id, 1, (0,))[0].peer == b"e0"
 
 
@@ -302,3 +307,45 @@ def test_statistics_are_plain_values() -> None:
     assert [worker["row"] for worker in found["workers"]] == [0, -1]
     assert found["leases"][0]["num_envs"] == 1
     assert found["queue"] == [{"env_id": "zmqcarla/Carla-v0", "num_envs": 5, "waiting_s": 0.0}]
+
+
+RESTARTED_AT = 100.0
+OLD = b"old" * 4
+
+
+def test_a_restarted_broker_takes_leases_back_from_renewals() -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    assert pool.step(OLD, 7, (0,)) == []  # not yet known, and not called lost
+    assert _only(pool.renew(OLD), p.Renewed).boot_id == b"boot"
+    pool.register(0)
+    assert pool.step(OLD, 7, (0,)) == []  # held until the worker has announced itself
+    (forwarded,) = pool.ready(0, lease_id=OLD)
+    assert forwarded == Send(b"e0", p.RowCommand(OLD, 0, 7, "step"), (b"action0",))
+    assert _only(pool.reply(OLD, 7, 0), p.CommandReply).outcomes == ("ok",)
+
+
+def test_a_restarted_broker_gives_no_worker_away_that_still_serves() -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    pool.register(0)
+    assert pool.ready(0, lease_id=OLD) == []
+    assert _only(pool.request(1, client=b"other", timeout_s=1000.0), p.Queued).suitable_free == 0
+    pool.clock(20)
+    pool.tell(b"s", p.Heartbeat(("w0",)))
+    ended, granted = (action for action in pool.clock(11) if not isinstance(action.message, p.Queued))
+    assert ended == Send(b"e0", p.LeaseEnded(OLD))
+    assert granted.peer == b"other"
+    assert _only(pool.renew(OLD), p.LeaseLost).lease_id == OLD
+
+
+def test_an_ended_lease_does_not_return() -> None:
+    pool = Pool(workers=1, booted_at=RESTARTED_AT)
+    lease_id = pool.lease(1)
+    pool.tell(CLIENT, p.Release(lease_id))
+    assert isinstance(_only(pool.renew(lease_id), p.LeaseLost), p.LeaseLost)
+
+
+def test_a_worker_that_was_given_away_is_gone_for_its_old_client() -> None:
+    pool = Pool(workers=1, booted_at=RESTARTED_AT)
+    pool.lease(1)
+    pool.renew(OLD)
+    assert _only(pool.step(OLD, 1, (0,)), p.CommandReply).outcomes == ("gone",)

@@ -356,6 +356,24 @@ def test_killing_the_supervisor_of_a_private_pool_leaves_nothing(monkeypatch: py
     vec.close()
 
 
+def test_a_killed_broker_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+    """Kill it while a step is under way; every step is done exactly once, and calls work again when it is back."""
+    monkeypatch.setenv("PYTHONPATH", HERE)
+    vec = zmqcarla.make_vec_env(2, COUNTER, transport=transport, pool_options=OPTIONS)  # type: ignore[arg-type]
+    vec.reset()
+    for step in range(1, 6):
+        vec.step_async(_actions((step, 0), (step, 0)))
+        if step == 3:
+            children = psutil.Process().children(recursive=True)
+            next(child for child in children if "zmqcarla.broker" in child.cmdline()).kill()
+        observations, rewards, _, truncated, _ = vec.step_wait()
+        assert observations["vector"][:, 1].tolist() == [step, step]
+        assert rewards.tolist() == [step, step]
+        assert not truncated.any()
+    assert vec.call("steps") == (5, 5)
+    vec.close()
+
+
 def test_a_remote_env_is_a_plain_gymnasium_env(pool: LocalPool) -> None:
     env = zmqcarla.make_env(COUNTER, {"length": 2}, address=pool.address)
     observation, info = env.reset(seed=4)

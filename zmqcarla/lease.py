@@ -36,6 +36,14 @@ _ANSWER_TIMEOUT_S: Final = 10.0
 """A broker that says nothing at all for this long is not there."""
 
 
+@dataclasses.dataclass(slots=True)
+class _News:
+    """What the renewing thread has learned; written by it, read by the stepping thread."""
+
+    boot_id: bytes = b""
+    lost_text: str = ""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one row of a command: `kind` from protocol.OUTCOMES, and the unpacked payload."""
@@ -70,7 +78,8 @@ class Lease:
         self._seq = 0
         self._socket = socket
         self._early: collections.deque[list[bytes]] = collections.deque()  # came while a probe was waited for
-        self._lost_text: list[str] = []
+        self._news = _News()
+        self._sent: tuple[bytes, list[bytes]] = (b"", [])  # boot_id of the broker, and the last command
         self._stop = threading.Event()
         self._context = context
         self._renewal: threading.Thread | None = None
@@ -108,7 +117,8 @@ class Lease:
             lease._close_sockets()
             raise
         lease._lease_id, lease.workers = leased.lease_id, leased.workers
-        lease._start_renewal()
+        lease._news.boot_id = leased.boot_id
+        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers))
         return lease
 
     def _ask(self, request: p.LeaseRequest, on_wait: Callable[[p.Queued], None] | None) -> p.Leased:
@@ -138,8 +148,8 @@ class Lease:
                 case _:
                     raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
 
-    def _start_renewal(self) -> None:
-        arguments = (self._context, self.address, self._lease_id, self._stop, self._lost_text)
+    def _start_renewal(self, message: p.Renew) -> None:
+        arguments = (self._context, self.address, message, self._stop, self._news)
         self._renewal = threading.Thread(target=_renew, args=arguments, name="zmqcarla-lease", daemon=True)
         self._renewal.start()
         self._finalizer = weakref.finalize(
@@ -156,8 +166,16 @@ class Lease:
         self.check_supervised()
         self._seq += 1
         header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
-        self._socket.send_multipart([header, *payloads])
+        self._sent = (self._news.boot_id, [header, *payloads])
+        self._socket.send_multipart(self._sent[1])
         return self._seq
+
+    def _repeat_to_new_broker(self) -> None:
+        """A broker that was restarted knows nothing of the command under way; workers do not do it twice."""
+        boot_id, frames = self._sent
+        if boot_id != self._news.boot_id:
+            self._sent = (self._news.boot_id, frames)
+            self._socket.send_multipart(frames)
 
     def _receive(self, timeout_ms: int) -> list[bytes]:
         self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
@@ -190,6 +208,7 @@ class Lease:
             frames = self._early.popleft() if self._early else self._receive(min(remaining_ms, _SLICE_MS))
             if not frames:
                 self.check_supervised()
+                self._repeat_to_new_broker()
                 continue
             message = p.decode(frames[0])
             match message:
@@ -199,7 +218,7 @@ class Lease:
                 case p.CommandReply() | p.ProbeReply():
                     continue  # a question whose wait was given up
                 case p.LeaseLost():
-                    self._lost_text.append(message.text)
+                    self._news.lost_text = message.text
                     self.check_supervised()
                 case p.Rejected():
                     raise ProtocolError(message.text)
@@ -223,7 +242,7 @@ class Lease:
                     parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
                     return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
                 case p.LeaseLost():
-                    self._lost_text.append(message.text)
+                    self._news.lost_text = message.text
                     self.check_supervised()
                 case _:
                     self._early.append(frames)
@@ -231,8 +250,8 @@ class Lease:
 
     def check_supervised(self) -> None:
         """Raise LeaseLostError when the broker ended the lease, or this client released it."""
-        if self._lost_text:
-            raise LeaseLostError(self._lost_text[0])
+        if self._news.lost_text:
+            raise LeaseLostError(self._news.lost_text)
         if self._finalizer is None or not self._finalizer.alive:
             raise LeaseLostError("expected a live lease, found one that was released")
 
@@ -247,20 +266,25 @@ class Lease:
 
 
 def _renew(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, lease_id: bytes, stop: threading.Event, lost_text: list[str]
+    context: zmq.Context[zmq.Socket[bytes]], address: str, message: p.Renew, stop: threading.Event, news: _News
 ) -> None:
     """Body of the background thread; holds no reference to the Lease, so that a forgotten one is collected."""
     socket = connect(context, address)
-    message = p.encode(p.Renew(lease_id))
+    renewal = p.encode(message)
     try:
         while not stop.wait(p.HEARTBEAT_S):
             if socket.poll(0, zmq.POLLOUT):
-                socket.send(message, zmq.NOBLOCK)
+                socket.send(renewal, zmq.NOBLOCK)
             while socket.poll(0):
                 answer = p.decode(socket.recv_multipart()[0])
-                if isinstance(answer, p.LeaseLost):
-                    lost_text.append(answer.text)
-                    return
+                match answer:
+                    case p.Renewed():
+                        news.boot_id = answer.boot_id
+                    case p.LeaseLost():
+                        news.lost_text = answer.text
+                        return
+                    case _:
+                        pass
     finally:
         socket.close()
 
