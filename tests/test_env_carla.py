@@ -422,6 +422,11 @@ def test_wrong_settings_are_refused_at_once(wrong: dict[str, Any]) -> None:
         CarlaEnv(**{"simulator": "embedded", **wrong})
 
 
+def test_an_unknown_setting_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(TypeError, match=r"expected settings among connect, .*max_steps, .*; found speed"):
+        gymnasium.make(ENV_ID, simulator="embedded", speed=3)
+
+
 def test_real_carla_without_a_root_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CARLA_ROOT", raising=False)
     with pytest.raises(SimulatorStartError, match="set CARLA_ROOT"):

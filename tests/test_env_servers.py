@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
+from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.servers import ServerSpec, launch
@@ -116,6 +117,14 @@ def test_a_server_that_dies_is_seen_with_its_status_and_last_words(claim: ports.
     server.close()
 
 
+def test_a_server_that_died_before_anybody_waited_for_it_is_seen_too(claim: ports.PortClaim, tmp_path: Path) -> None:
+    server = launch(ServerSpec("embedded", claim.block.rpc, extra=("--no-such-option",)), tmp_path / "log")
+    wait_until(lambda: server.poll() is not None)
+    with pytest.raises(SimulatorStartError, match=r"(?s)ended with status 2.*no-such-option"):
+        server.wait_ready(30.0)
+    server.close()
+
+
 def test_a_killed_server_reports_its_signal(claim: ports.PortClaim, tmp_path: Path) -> None:
     server = launch(ServerSpec("embedded", claim.block.rpc), tmp_path / "log")
     server.wait_ready(30.0)
@@ -144,9 +153,12 @@ def test_an_env_alone_starts_and_ends_its_own_server() -> None:
     server = env.server
     assert server is not None
     pid, port = server.server_pid(), server.spec.port
+    assert server.log_path == runtime_directory() / "logs" / "env" / f"server-{port}.log"
+    assert server.log_path.exists()
     env.close()
     env.close()
     assert gone(pid)
+    assert not server.log_path.exists()
     ports.claim(port).release()
 
 
@@ -157,8 +169,10 @@ def test_an_env_whose_server_was_killed_starts_another_at_reset() -> None:
     os.kill(env.server.server_pid(), 9)
     with pytest.raises(TimeoutError, match="expected an answer to tick"):
         env.step(env.action_space.sample())
+    env.server.log_path.write_text("what the first server said")
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
+    assert "first" not in env.server.log_path.read_text()
     env.close()
 
 

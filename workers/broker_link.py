@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,7 @@ _HEARTBEAT_MS: Final = 2000
 _HEARTBEAT_TIMEOUT_MS: Final = 10_000
 _RECONNECT_MAX_MS: Final = 1000
 _LAST_MESSAGES_MS: Final = 500
+_COMPLAIN_AFTER_S: Final = 5.0
 
 
 def dealer() -> zmq.Socket[bytes]:
@@ -50,6 +52,8 @@ class BrokerLink:
         self.socket = dealer()
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.connect(address)
+        self._address = address
+        self._complain_at: float | None = None
         self._sent: dict[str, protocol.Register] = {}
         self._welcomed: dict[str, protocol.Register] = {}
         self._reports: collections.deque[protocol.Message] = collections.deque()
@@ -63,6 +67,7 @@ class BrokerLink:
 
     def tick(self, offers: Sequence[protocol.Register], now: float) -> None:
         """Send what is due: heartbeats and unanswered registrations once per HEARTBEAT_S, new ones at once."""
+        self._complain(offers, now)
         if not self._flush():
             return
         due = now >= self._due_at
@@ -108,6 +113,20 @@ class BrokerLink:
                 _LOG.error("the broker rejected a message: %s", text)
             case _:
                 pass
+
+    def _complain(self, offers: Sequence[protocol.Register], now: float) -> None:
+        """Say once that no broker has answered yet: a worker without one looks as if all were well."""
+        if self._welcomed or not offers:
+            return
+        if self._complain_at is None:
+            self._complain_at = now + _COMPLAIN_AFTER_S
+        elif now >= self._complain_at:
+            self._complain_at = math.inf
+            _LOG.warning(
+                "expected a broker at %s, found none that answers; start one with `zmqcarla broker`, or correct "
+                "--address. Still trying",
+                self._address,
+            )
 
     def _flush(self) -> bool:
         """Send the reports that wait; whether all have gone."""

@@ -8,6 +8,7 @@ The parts: `session` (the server), `episode` (actors and route), `observation`, 
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,14 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             **settings: the fields of `CarlaEnvConfig`.
 
         Raises:
+            TypeError: a setting is unknown.
             ValueError: a setting is out of range.
             SimulatorStartError: real CARLA is asked for and cannot be started here.
         """
+        known = [field.name for field in dataclasses.fields(CarlaEnvConfig)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise TypeError(f"expected settings among {', '.join(known)}; found {', '.join(unknown)}")
         self.config = CarlaEnvConfig(**settings)
         self.render_mode = self.config.render_mode
         self.metadata = {**self.metadata, "render_fps": round(1.0 / (self.config.delta_s * self.config.frame_skip))}

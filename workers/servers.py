@@ -144,6 +144,21 @@ class Server:
             SimulatorStartError: it ended, or did not listen within `timeout_s`.
             PortInUseError: somebody else listens there.
         """
+        port = self.spec.port
+        if not ports.is_listening(port):
+            self._wait_listening(timeout_s)
+        listener = ports.listener_pid(port)
+        if listener is None or not self._owns(listener):
+            raise PortInUseError(
+                f"expected our {self.spec.simulator} simulator (session {self.pid}) on port {port}, found "
+                f"{ports.port_owner(port)}; choose another --port or end that process",
+                port,
+            )
+
+    def _wait_listening(self, timeout_s: float) -> None:
+        # Asked before its pid is used: that of a guard that has been reaped is nobody's.
+        if self.poll() is not None:
+            raise self.ended_error()
         deadline = time.monotonic() + timeout_s
         port = self.spec.port
         ended = os.pidfd_open(self.pid)
@@ -156,13 +171,6 @@ class Server:
                     raise self.ended_error()
         finally:
             os.close(ended)
-        listener = ports.listener_pid(port)
-        if listener is None or not self._owns(listener):
-            raise PortInUseError(
-                f"expected our {self.spec.simulator} simulator (session {self.pid}) on port {port}, found "
-                f"{ports.port_owner(port)}; choose another --port or end that process",
-                port,
-            )
 
     def close(self) -> None:
         """End the server within about eight seconds; a second call does nothing."""

@@ -5,11 +5,13 @@ Errors of ours are printed without a traceback and end with exit code 2; Ctrl-C 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -68,22 +70,26 @@ def worker(
     from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
     _log_to_stderr()
-    if connect is None:
-        _check_ports_free(_simulator(simulator, carla_root, connect), port, 1)
-    config = WorkerConfig(
-        worker_id=f"{os.uname().nodename}-{os.getpid()}",
-        gpu=gpu,
-        port=port,
-        simulator=_simulator(simulator, carla_root, connect),
-        map=_checked_map(map),
-        carla_root=carla_root,
-        connect=connect,
-        env_patterns=tuple(env or ("zmqcarla/*",)),
-        step_timeout_s=step_timeout,
-    )
+    chosen = _simulator(simulator, carla_root, connect)
+    with _options_checked():
+        if connect is None:
+            _check_startable(chosen, carla_root, port, 1)
+        config = WorkerConfig(
+            worker_id=f"{os.uname().nodename}-{os.getpid()}",
+            gpu=gpu,
+            port=port,
+            simulator=chosen,
+            map=_checked_map(map),
+            carla_root=carla_root,
+            connect=connect,
+            env_patterns=tuple(env or ("zmqcarla/*",)),
+            step_timeout_s=step_timeout,
+        )
     logs = str(new_log_directory())
     where = address or default_address()
-    _OUT.print(f"worker {config.worker_id}: simulator {config.simulator}, broker {where}, logs in {logs}")
+    _OUT.print(
+        f"worker {config.worker_id}: simulator {config.simulator}, broker {where}, logs in {logs}", soft_wrap=True
+    )
     raise typer.Exit(run(SupervisorConfig(broker=where, workers=(config,), log_directory=logs)))
 
 
@@ -107,7 +113,8 @@ def up(
     where = address or default_address()
     if is_served(where):
         raise AddressInUseError(f"a pool already runs at {where}: see `zmqcarla status`, or pass another --address")
-    _check_ports_free(_simulator(simulator, carla_root, None), base_port, workers)
+    with _options_checked():
+        _check_startable(_simulator(simulator, carla_root, None), carla_root, base_port, workers)
     config = PoolConfig(
         address=where,
         workers=workers,
@@ -122,7 +129,8 @@ def up(
     )
     _OUT.print(
         f"{workers} workers with simulator {config.simulator} at {where}\nlogs in {config.log_directory}; "
-        "look with `zmqcarla status`, stop with Ctrl-C"
+        "look with `zmqcarla status`, stop with Ctrl-C",
+        soft_wrap=True,
     )
     raise typer.Exit(run_pool(config))
 
@@ -151,7 +159,8 @@ def status(
     for lease in pool["leases"]:
         _OUT.print(
             f"lease {lease['lease'][:8]}: {lease['num_envs']} x {lease['env_id']}, {lease['commands']} commands, "
-            f"{lease['age_s']:.0f} s old, client heard {lease['silent_s']:.1f} s ago"
+            f"{lease['age_s']:.0f} s old, client heard {lease['silent_s']:.1f} s ago",
+            soft_wrap=True,
         )
     for request in pool["queue"]:
         _OUT.print(f"waiting: {request['num_envs']} x {request['env_id']} for {request['waiting_s']:.0f} s")
@@ -165,7 +174,7 @@ def clean() -> None:
 
     removed = sweep() + sweep_sockets()
     for name in removed:
-        _OUT.print(f"removed {name}")
+        _OUT.print(f"removed {name}", soft_wrap=True)
     _OUT.print(f"{len(removed)} leftovers removed")
 
 
@@ -235,10 +244,22 @@ def _checked_map(path: str | None) -> str | None:
     return str(Path(path).resolve())
 
 
-def _check_ports_free(simulator: str, first: int | None, workers: int) -> None:
-    """A busy port is an error here and not in a worker's log."""
-    from zmqcarla.workers import ports
+@contextlib.contextmanager
+def _options_checked() -> Generator[None]:
+    """An option that a room refuses is a usage error and not a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
+
+def _check_startable(simulator: str, carla_root: str | None, first: int | None, workers: int) -> None:
+    """A missing CARLA or a busy port is an error here and not in a worker's log."""
+    from zmqcarla.workers import ports
+    from zmqcarla.workers.servers import carla_script
+
+    if simulator == "carla":
+        carla_script(carla_root)
     if first is not None and simulator != "none":
         for index in range(workers):
             ports.claim(first + ports.BLOCK_SIZE * index).release()

@@ -58,14 +58,20 @@ class PoolConfig:
     log_directory: str = ""
     """Where each process writes its log."""
 
+    def __post_init__(self) -> None:
+        if self.simulator not in ("embedded", "carla", "none"):
+            raise ValueError(f"simulator: expected 'embedded', 'carla' or 'none', found {self.simulator!r}")
+
 
 def new_log_directory() -> Path:
-    """A fresh directory for the logs of one pool; only the latest few are kept."""
+    """A fresh directory for the logs of one pool; only the latest few are kept, and those of pools that run."""
     parent = runtime_directory() / "logs"
     parent.mkdir(mode=0o700, exist_ok=True)
     path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     path.mkdir(mode=0o700, exist_ok=True)
-    for old in sorted(parent.iterdir())[:-_LOG_DIRECTORIES_KEPT]:
+    for old in sorted(parent.glob("*-*-*"))[:-_LOG_DIRECTORIES_KEPT]:
+        if Path("/proc", old.name.rpartition("-")[2]).exists():  # its pool still runs and writes there
+            continue
         for log in old.glob("*.log*"):
             log.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
