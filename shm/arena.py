@@ -113,9 +113,13 @@ class Arena:
         self.row_seq[target_slot, row] = seq
 
     def copy_out(self, slot: int, row: int, inline: Mapping[int, Any]) -> Any:
-        """A private copy of one row as the tree of the space; `inline` holds leaves that are not in the arena."""
+        """A private copy of one row as the tree of the space; `inline` holds leaves that came otherwise."""
         leaves = [
-            inline[index] if whole is None or index in inline else whole[slot, row].copy()
+            inline[index]
+            if index in inline
+            else self._inline[slot][index][row]
+            if whole is None
+            else whole[slot, row].copy()
             for index, whole in enumerate(self._whole)
         ]
         return unflatten(self._space, iter(leaves))

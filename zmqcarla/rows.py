@@ -226,11 +226,11 @@ class Rows:
         failed: list[Outcome] = []
         for row in self._asked:
             self._wait_row(row, seq, deadline, timeout_s)
+        # All waiting comes before all reading, so that a wait that timed out can be taken up again.
+        outcomes = self.collect(self._bus_seq, max(deadline - time.monotonic(), 0.0)) if self._bus_seq else []
         if self._asked:
             self._read_board(seq, slot, batch, failed)
-        if self._bus_seq:
-            outcomes = self.collect(self._bus_seq, max(deadline - time.monotonic(), 0.0))
-            failed += self._read_bus(outcomes, seq, slot, batch)
+        failed += self._read_bus(outcomes, seq, slot, batch)
         return batch, failed
 
     def _wait_row(self, row: int, seq: int, deadline: float, timeout_s: float) -> None:
@@ -343,6 +343,10 @@ class Rows:
     def final_observation(self, row: int, inline: dict[int, Any]) -> Any:
         """A private copy of the last observation of an episode that was reset in the same step."""
         return self._arena.copy_out(self._arena.layout.slots - 1, row, inline)
+
+    def observation(self, slot: int, row: int) -> Any:
+        """A private copy of one row of a slot."""
+        return self._arena.copy_out(slot, row, {})
 
     def close(self) -> None:
         """Release the lease, wake the workers so that they hear of it, and remove board and arena."""
