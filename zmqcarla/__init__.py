@@ -1,6 +1,7 @@
 """zmqcarla: N CARLA servers as one `gymnasium.vector.VectorEnv`.
 
     vec = zmqcarla.make_vec_env(n=16)      # N environments over the bus
+    vec = gymnasium.make_vec("zmqcarla/Carla-v0", num_envs=16)  # the same
     env = gymnasium.make("zmqcarla/Carla-v0")   # one environment in this process
 
 Importing this package registers `zmqcarla/Carla-v0` with Gymnasium. Everything else loads on first use, so that a
@@ -44,7 +45,11 @@ __all__ = [
     "make_vec_env",
 ]
 
-gymnasium.register(id="zmqcarla/Carla-v0", entry_point="zmqcarla.workers.carla_env:CarlaEnv")
+gymnasium.register(
+    id="zmqcarla/Carla-v0",
+    entry_point="zmqcarla.workers.carla_env:CarlaEnv",
+    vector_entry_point="zmqcarla.make:make_registered",
+)
 
 
 def __getattr__(name: str) -> Any:
