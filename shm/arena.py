@@ -124,6 +124,17 @@ class Arena:
         ]
         return unflatten(self._space, iter(leaves))
 
+    def gather(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> Any:
+        """A private batch of some rows, row rows[i] from slot slots[i]: each leaf (len(rows), *shape)."""
+        leaves: list[Any] = []
+        for index, whole in enumerate(self._whole):
+            if whole is not None:
+                leaves.append(whole[slots, rows])
+                continue
+            places = zip(slots.tolist(), rows.tolist(), strict=True)
+            leaves.append(tuple(self._inline[slot][index][row] for slot, row in places))
+        return unflatten(self._space, iter(leaves))
+
     def hand_out(self, slot: int, ring: SlotRing) -> Any:
         """The batch in `slot` as the tree of the space, every leaf (num_envs, *shape); zero-copy but for the reserve.
 

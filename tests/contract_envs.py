@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -9,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-RAISE, SLEEP = 3, 4
+RAISE, SLEEP, HANG = 3, 4, 9
 SLEEP_S = 0.5
 
 
@@ -87,4 +88,37 @@ class EchoEnv(gymnasium.Env[dict[str, Any], Any]):
         raise OddError("odd")
 
 
+class SlowEnv(gymnasium.Env[Any, Any]):
+    """Each step takes a random time; observations tell row, episode, step and action."""
+
+    def __init__(self, name: int = 0, mean_s: float = 0.004, length: int = 1000, text: bool = False) -> None:
+        box = spaces.Box(-1e6, 1e6, (4,), np.float32)
+        self.observation_space = spaces.Dict({"v": box, "text": spaces.Text(20)}) if text else box
+        self.action_space = spaces.Box(-10, 10, (1,), np.float32)
+        self.name, self.mean_s, self.length, self.text = name, mean_s, length, text
+        self.episode = self.steps = 0
+
+    def _observe(self, action: float) -> Any:
+        values = np.array([self.name, self.episode, self.steps, action], np.float32)
+        return {"v": values, "text": f"{self.name}:{self.steps}"} if self.text else values
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.steps = 0
+        return self._observe(0), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action[0] == RAISE:
+            raise ValueError("asked to raise")
+        threading.Event().wait(600 if action[0] == HANG else self.np_random.exponential(self.mean_s))
+        self.steps += 1
+        infos = {"steps": self.steps} if self.name % 2 else {"steps": self.steps, "even": True}
+        return self._observe(float(action[0])), float(self.name), self.steps >= self.length, False, infos
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+gymnasium.register(id="Slow-v0", entry_point="contract_envs:SlowEnv", disable_env_checker=True)
 gymnasium.register(id="Echo-v0", entry_point="contract_envs:EchoEnv", disable_env_checker=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import zmq
@@ -178,24 +179,35 @@ class Lease:
             CommandTimeoutError: not all rows were settled in time.
             LeaseLostError: the broker ended the lease.
         """
+        answer = self.wait_any((seq,), timeout_s)
+        if answer is None:
+            raise CommandTimeoutError(
+                f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
+                "none; look at `zmqcarla status` and the workers' logs",
+                timeout_s,
+            )
+        return answer[1]
+
+    def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
+        """The first answer to one of several commands: its number and outcomes; None when none came in time.
+
+        Raises:
+            LeaseLostError: the broker ended the lease.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
-            remaining_ms = int((deadline - time.monotonic()) * 1000)
-            if remaining_ms < 0:
-                raise CommandTimeoutError(
-                    f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
-                    "none; look at `zmqcarla status` and the workers' logs",
-                    timeout_s,
-                )
+            remaining_ms = max(math.ceil((deadline - time.monotonic()) * 1000), 0)
             frames = self._early.popleft() if self._early else self._receive(min(remaining_ms, _SLICE_MS))
             if not frames:
                 self.check_supervised()
+                if not remaining_ms:
+                    return None
                 continue
             message = p.decode(frames[0])
             match message:
-                case p.CommandReply() if message.seq == seq:
+                case p.CommandReply() if message.seq in seqs:
                     parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
-                    return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
+                    return message.seq, [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
                 case p.CommandReply() | p.ProbeReply():
                     continue  # a question whose wait was given up
                 case p.LeaseLost():

@@ -38,6 +38,7 @@ from zmqcarla.contract import (
     seed_list,
     value_a_row,
 )
+from zmqcarla.first_k import FirstK, Received
 from zmqcarla.infos import batch_infos
 from zmqcarla.lease import Lease, Outcome
 from zmqcarla.rows import Batch, Rows, Transport
@@ -130,6 +131,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
         self._ring = SlotRing(slots)
         self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
+        self._first_k = FirstK(
+            self._rows, self._ring, self.single_action_space, self.autoreset_mode, self._reset_next, self._rebuild
+        )
 
     def _open_all(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers: dict[int, dict[str, Any]] = {}
@@ -170,7 +174,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._assert_idle("reset_async")
         options = None if options is None else dict(options)
         rows = masked_rows(options, self.num_envs)
-        self._finish_abandoned()
+        self._take_over()
         self._seeds, self._options = seeds, options
         slot = self._ring.take()
         try:
@@ -238,10 +242,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         self._assert_is_running()
         self._assert_idle("step_async")
-        if self._ring.newest < 0:
-            raise gymnasium.error.ResetNeeded("expected reset() before step(), found a vector env that was never reset")
+        self._assert_was_reset("step")
         checked = checked_actions(actions, self.single_action_space, self.action_space, self.num_envs)
-        self._finish_abandoned()
+        self._take_over()
         self._sent_at = time.perf_counter()
         ops = self._step_ops()
         slot = self._ring.take()
@@ -289,7 +292,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _finish_step(self, seq: int, slot: int, timeout_s: float) -> Batch:
         batch, failed = self._living_rows().finish(seq, slot, timeout_s)
         self._resets_pending = bool(self._reset_next.any())
-        self._note_endings(batch)  # also when another row fails: its next step is a reset all the same
+        self._note_endings(batch, failed)  # also when another row fails: its next step is a reset all the same
         self._settled(failed)
         self._add_losses(batch, slot, seq)
         return batch
@@ -324,16 +327,61 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             if "final_obs" in info and row not in batch.losses:
                 info["final_obs"] = self._living_rows().final_observation(row, info["final_obs"])
 
-    def _note_endings(self, batch: Batch) -> None:
+    def _note_endings(self, batch: Batch, failed: list[Outcome]) -> None:
+        still = [(outcome.row, self._rebuild[outcome.row], self._reset_next[outcome.row]) for outcome in failed]
         self._rebuild[:] = False if self.autoreset_mode is not AutoresetMode.DISABLED else self._rebuild
         self._reset_next[:] = False
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             np.logical_or(batch.terminated, batch.truncated, out=self._reset_next)
+        for row, rebuild, reset in still:
+            self._rebuild[row], self._reset_next[row] = rebuild, reset
         self._note_loss(batch.losses)
 
     def _note_loss(self, rows: Iterable[int]) -> None:
         for row in rows:
             self._rebuild[row] = self._reset_next[row] = True
+
+    # --- some rows at a time ---
+
+    def send(self, actions: Any, env_ids: Sequence[int] | NDArray[Any] | None = None) -> None:
+        """Send one action to each of some rows; `recv` brings whichever results come first.
+
+        A row whose episode ended is reset instead (NEXT_STEP). Until every result was received, step, reset and call
+        raise AlreadyPendingCallError.
+
+        Args:
+            actions: a batch with one action for each of `env_ids`.
+            env_ids: row numbers; None for all rows.
+
+        Raises:
+            AlreadyPendingCallError: the result of an earlier action of one of these rows was not received.
+            InvalidActionError: wrong number, shape or type, or NaN; no row was stepped.
+        """
+        self._assert_is_running()
+        if self._state is not AsyncState.DEFAULT:
+            self._assert_idle("send")
+        self._assert_was_reset("send")
+        self._finish_abandoned()
+        self._first_k.send(actions, env_ids)
+
+    def recv(self, k: int, timeout: float | None = None) -> Received:
+        """The results of the k rows that were done first, in that order.
+
+        Args:
+            k: how many rows; at most as many as were sent an action.
+            timeout: seconds; None for the constructor's.
+
+        Returns:
+            What `step` returns, for k rows, in arrays of their own; infos["env_id"], int64 (k,), says which rows.
+
+        Raises:
+            NoAsyncCallError: every result was received.
+            multiprocessing.TimeoutError: fewer than k rows were done in time; nothing is lost.
+        """
+        self._assert_is_running()
+        with UpstreamTimeout("recv", timeout):
+            self._settled(self._first_k.wait(k, self._timeout_s if timeout is None else timeout))
+        return self._first_k.deliver(k)
 
     # --- calls ---
 
@@ -420,6 +468,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                     waits[self._state.value](timeout)
             if self.closed:  # by the wait, which found a worker that will not come back
                 return
+        elif self._rows is not None and self._first_k.outstanding:
+            logger.warn("Calling `close` while waiting for a pending call to `recv` to complete.")
         if self._rows is not None:
             self._rows.close()
         self._lease.release()
@@ -442,6 +492,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         elif slot >= 0:
             self._ring.give_back(slot)
 
+    def _take_over(self) -> None:
+        """Make the rows ready for a command to all of them."""
+        self._finish_abandoned()
+        self._first_k.end()
+
     def _finish_abandoned(self) -> None:
         """Wait for the end of a call that timed out, so that no row does two things; its results are dropped."""
         if self._abandoned is None:
@@ -450,7 +505,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         living = self._living_rows()
         if state is AsyncState.WAITING_STEP:
             batch, failed = living.finish(seq, slot, self._timeout_s)
-            self._note_endings(batch)
+            self._note_endings(batch, failed)
         else:
             failed = living.collect(seq, self._timeout_s)
             self._note_loss(outcome.row for outcome in failed if outcome.kind == "lost")
@@ -486,7 +541,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """The outcomes, when all are ok or lost; raises what a worker raised, or that it will not come back."""
         for outcome in outcomes:
             if outcome.kind == "gone":
-                self.close()
+                self.close(terminate=True)
                 raise WorkerLostError(f"row {outcome.row} will not come back: {outcome.payload}")
         for outcome in outcomes:
             if outcome.kind == "error":
@@ -502,6 +557,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             raise AlreadyPendingCallError(
                 f"Calling `{name}` while waiting for a pending call to `{self._state.value}` to complete.",
                 str(self._state.value),
+            )
+        self._first_k.check_idle(name)
+
+    def _assert_was_reset(self, name: str) -> None:
+        if self._ring.newest < 0:
+            raise gymnasium.error.ResetNeeded(
+                f"expected reset() before {name}(), found a vector env that was never reset"
             )
 
     def _assert_waiting(self, state: AsyncState) -> None:
