@@ -113,11 +113,26 @@ class Arena:
         self.row_seq[target_slot, row] = seq
 
     def copy_out(self, slot: int, row: int, inline: Mapping[int, Any]) -> Any:
-        """A private copy of one row as the tree of the space; `inline` holds leaves that are not in the arena."""
+        """A private copy of one row as the tree of the space; `inline` holds leaves that came otherwise."""
         leaves = [
-            inline[index] if whole is None or index in inline else whole[slot, row].copy()
+            inline[index]
+            if index in inline
+            else self._inline[slot][index][row]
+            if whole is None
+            else whole[slot, row].copy()
             for index, whole in enumerate(self._whole)
         ]
+        return unflatten(self._space, iter(leaves))
+
+    def gather(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> Any:
+        """A private batch of some rows, row rows[i] from slot slots[i]: each leaf (len(rows), *shape)."""
+        leaves: list[Any] = []
+        for index, whole in enumerate(self._whole):
+            if whole is not None:
+                leaves.append(whole[slots, rows])
+                continue
+            places = zip(slots.tolist(), rows.tolist(), strict=True)
+            leaves.append(tuple(self._inline[slot][index][row] for slot, row in places))
         return unflatten(self._space, iter(leaves))
 
     def hand_out(self, slot: int, ring: SlotRing) -> Any:

@@ -1,6 +1,7 @@
 """zmqcarla: N CARLA servers as one `gymnasium.vector.VectorEnv`.
 
     vec = zmqcarla.make_vec_env(n=16)      # N environments over the bus
+    vec = gymnasium.make_vec("zmqcarla/Carla-v0", num_envs=16)  # the same
     env = gymnasium.make("zmqcarla/Carla-v0")   # one environment in this process
 
 Importing this package registers `zmqcarla/Carla-v0` with Gymnasium. Everything else loads on first use, so that a
@@ -50,6 +51,7 @@ gymnasium.register(
     # CarlaEnv checks actions and the order of calls itself; gymnasium's wrappers would do it again on every step.
     order_enforce=False,
     disable_env_checker=True,
+    vector_entry_point="zmqcarla.make:make_registered",
 )
 
 

@@ -34,7 +34,8 @@ def checked_actions(
 
 def _checked_array(actions: Any, space: spaces.Space[Any], num_envs: int) -> np.ndarray[Any, Any]:
     try:
-        array = np.asarray(actions, dtype=space.dtype)
+        found = np.asarray(actions)
+        array = found.astype(space.dtype, copy=False)
     except (TypeError, ValueError) as error:
         raise InvalidActionError(
             f"expected actions of dtype {space.dtype}, found {type(actions).__name__}: {error}"
@@ -42,6 +43,9 @@ def _checked_array(actions: Any, space: spaces.Space[Any], num_envs: int) -> np.
     expected = (num_envs, *(space.shape or ()))
     if array.shape != expected:
         raise InvalidActionError(f"expected actions of shape {expected}, one row an env, found {array.shape}")
+    if array.dtype.kind in "iub" and found.dtype != array.dtype and (array != found).any():
+        row = int(np.argwhere(array != found)[0][0])
+        raise InvalidActionError(f"expected actions of dtype {space.dtype}, found {found[row]} in row {row}")
     return array
 
 

@@ -3,6 +3,7 @@
 Gymnasium's rules: a key's values form one array (of their type for numbers, of objects otherwise) beside a mask
 `_key`; dicts are treated in the same way one level down. `_add_info` looks up and assigns every key of every row;
 where all rows have the same keys and plain numbers, as they nearly always have, one array a key is made at once.
+Whatever is less plain goes through `_add_info` itself: the result is the same to the last dtype.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 _PLAIN = (bool, int, float)
+_FINAL_OBS = "final_obs"
 
 AddInfo = Callable[[dict[str, Any], dict[str, Any], int], dict[str, Any]]
 
@@ -27,9 +29,9 @@ def batch_infos(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str,
     first = infos[0]
     if not first and not any(infos):
         return {}
-    if all(info.keys() == first.keys() for info in infos):
-        return _batch_equal(infos, add_info)
-    return _batch_any(infos, add_info)
+    if any(info.keys() != first.keys() for info in infos) or any(f"_{key}" in first for key in first):
+        return _batch_any(infos, add_info)  # (an info named like another one's mask shares its array upstream)
+    return _batch_equal(infos, add_info)
 
 
 def _batch_equal(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str, Any]:
@@ -38,7 +40,11 @@ def _batch_equal(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str
         values = [info[key] for info in infos]
         kind = type(values[0])
         same = all(type(value) is kind for value in values)
-        if same and kind in _PLAIN:
+        if key == _FINAL_OBS:  # dicts too stay whole, one object a row
+            batch[key] = np.full(len(infos), None, object)
+            for row, value in enumerate(values):
+                batch[key][row] = value
+        elif same and kind in _PLAIN:
             batch[key] = np.array(values, dtype=kind)
         elif same and kind is dict:
             batch[key] = batch_infos(values, add_info)

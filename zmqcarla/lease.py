@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import zmq
@@ -79,7 +80,8 @@ class Lease:
         self._socket = socket
         self._early: collections.deque[list[bytes]] = collections.deque()  # came while a probe was waited for
         self._news = _News()
-        self._sent: tuple[bytes, list[bytes]] = (b"", [])  # boot_id of the broker, and the last command
+        self._sent_to = b""  # boot_id of the broker that knows the unanswered commands
+        self._unanswered: dict[int, list[bytes]] = {}
         self._stop = threading.Event()
         self._context = context
         self._renewal: threading.Thread | None = None
@@ -166,16 +168,18 @@ class Lease:
         self.check_supervised()
         self._seq += 1
         header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
-        self._sent = (self._news.boot_id, [header, *payloads])
-        self._socket.send_multipart(self._sent[1])
+        if not self._unanswered:
+            self._sent_to = self._news.boot_id
+        self._unanswered[self._seq] = [header, *payloads]
+        self._socket.send_multipart(self._unanswered[self._seq])
         return self._seq
 
     def _repeat_to_new_broker(self) -> None:
-        """A broker that was restarted knows nothing of the command under way; workers do not do it twice."""
-        boot_id, frames = self._sent
-        if boot_id != self._news.boot_id:
-            self._sent = (self._news.boot_id, frames)
-            self._socket.send_multipart(frames)
+        """A broker that was restarted knows nothing of the commands under way; workers do none of them twice."""
+        if self._sent_to != self._news.boot_id:
+            self._sent_to = self._news.boot_id
+            for frames in self._unanswered.values():
+                self._socket.send_multipart(frames)
 
     def _receive(self, timeout_ms: int) -> list[bytes]:
         self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
@@ -196,25 +200,38 @@ class Lease:
             CommandTimeoutError: not all rows were settled in time.
             LeaseLostError: the broker ended the lease.
         """
+        answer = self.wait_any((seq,), timeout_s)
+        if answer is None:
+            raise CommandTimeoutError(
+                f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
+                "none; look at `zmqcarla status` and the workers' logs",
+                timeout_s,
+            )
+        return answer[1]
+
+    def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
+        """The first answer to one of several commands: its number and outcomes; None when none came in time.
+
+        Raises:
+            LeaseLostError: the broker ended the lease.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
-            remaining_ms = int((deadline - time.monotonic()) * 1000)
-            if remaining_ms < 0:
-                raise CommandTimeoutError(
-                    f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
-                    "none; look at `zmqcarla status` and the workers' logs",
-                    timeout_s,
-                )
+            remaining_ms = max(math.ceil((deadline - time.monotonic()) * 1000), 0)
             frames = self._early.popleft() if self._early else self._receive(min(remaining_ms, _SLICE_MS))
             if not frames:
                 self.check_supervised()
                 self._repeat_to_new_broker()
+                if not remaining_ms:
+                    return None
                 continue
             message = p.decode(frames[0])
+            if isinstance(message, p.CommandReply):
+                self._unanswered.pop(message.seq, None)
             match message:
-                case p.CommandReply() if message.seq == seq:
+                case p.CommandReply() if message.seq in seqs:
                     parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
-                    return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
+                    return message.seq, [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
                 case p.CommandReply() | p.ProbeReply():
                     continue  # a question whose wait was given up
                 case p.LeaseLost():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import time
 import warnings
@@ -94,6 +95,20 @@ def make_vec_env(
 def make_env(env: str = "zmqcarla/Carla-v0", env_kwargs: dict[str, Any] | None = None, **options: Any) -> RemoteEnv:
     """One environment of a pool as a `gymnasium.Env`; options as for `make_vec_env`."""
     return RemoteEnv(make_vec_env(1, env, env_kwargs, **options))
+
+
+def make_registered(num_envs: int = 1, **kwargs: Any) -> VectorEnv:
+    """What `gymnasium.make_vec("zmqcarla/Carla-v0", num_envs)` calls.
+
+    Args:
+        num_envs: how many rows.
+        kwargs: options of `make_vec_env` by their names; every other keyword is the env's.
+    """
+    options = {name: kwargs.pop(name) for name in _OPTIONS & kwargs.keys()}
+    return make_vec_env(num_envs, "zmqcarla/Carla-v0", options.pop("env_kwargs", kwargs), **options)
+
+
+_OPTIONS = inspect.signature(make_vec_env).parameters.keys() - {"n", "env"}
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -55,6 +55,12 @@ class Batch:
     infos: list[dict[str, Any]]
     losses: dict[int, dict[str, Any]]
     slowest_s: float = 0.0
+
+    def clear_row(self, row: int) -> None:
+        """Forget what happened to a row."""
+        self.rewards[row], self.terminated[row], self.truncated[row] = 0.0, False, False
+        self.infos[row] = {}
+        self.losses.pop(row, None)
 
     @classmethod
     def empty(cls, num_envs: int) -> Batch:
@@ -191,7 +197,9 @@ class Rows:
             self._ask_on_board(row, _OP[ops[row]], slot, seq, _OWN_BELL)
         return seq
 
-    def _send_step(self, rows: list[int], ops: Sequence[str], slot: int, read_action: Callable[[int], Any]) -> int:
+    def _send_step(
+        self, rows: list[int], ops: Sequence[str] | Mapping[int, str], slot: int, read_action: Callable[[int], Any]
+    ) -> int:
         payloads = [
             pack([slot, read_action(row)])
             if ops[row] == "step"
@@ -226,11 +234,11 @@ class Rows:
         failed: list[Outcome] = []
         for row in self._asked:
             self._wait_row(row, seq, deadline, timeout_s)
+        # All waiting comes before all reading, so that a wait that timed out can be taken up again.
+        outcomes = self.collect(self._bus_seq, max(deadline - time.monotonic(), 0.0)) if self._bus_seq else []
         if self._asked:
             self._read_board(seq, slot, batch, failed)
-        if self._bus_seq:
-            outcomes = self.collect(self._bus_seq, max(deadline - time.monotonic(), 0.0))
-            failed += self._read_bus(outcomes, seq, slot, batch)
+        failed += self.read_bus(outcomes, seq, slot, batch)
         return batch, failed
 
     def _wait_row(self, row: int, seq: int, deadline: float, timeout_s: float) -> None:
@@ -261,29 +269,31 @@ class Rows:
                 raise StaleRowError(f"expected all rows of slot {slot} to carry step {seq}, found {stamps.tolist()}")
             return
         for row in self._asked:
-            outcome = self._read_row(row, seq, slot, batch)
+            _, outcome = self.read_row(row, seq, slot, batch)
             if outcome is not None:
                 failed.append(outcome)
 
-    def _read_row(self, row: int, seq: int, slot: int, batch: Batch) -> Outcome | None:
+    def read_row(self, row: int, seq: int, slot: int, batch: Batch) -> tuple[int, Outcome | None]:
+        """Put one row of the board that is done into the batch; when it was done, and an outcome that is a failure."""
         assert self._board is not None
         columns = self._board.rows
         told = self._told.pop(row, None)
         if told is not None and columns["done_seq"][row] != seq:
-            return self._lost(told, batch)
+            return time.monotonic_ns(), self._lost(told, batch)
+        done_ns = int(columns["done_ns"][row])
         result = Result(int(columns["result"][row]))
         note = unpack(self._board.read_note(row)) if result is not Result.PLAIN else {}
         if result is Result.ERROR:
-            return Outcome(row, "error", note)
+            return done_ns, Outcome(row, "error", note)
         if result is Result.LOST:
-            return self._lost(Outcome(row, "gone" if note.pop("final") else "lost", note), batch)
+            return done_ns, self._lost(Outcome(row, "gone" if note.pop("final") else "lost", note), batch)
         self._check_stamp(row, slot, seq)
         batch.rewards[row] = columns["reward"][row]
         batch.terminated[row] = columns["terminated"][row]
         batch.truncated[row] = columns["truncated"][row]
         batch.infos[row] = note
         batch.slowest_s = max(batch.slowest_s, float(columns["busy_s"][row]))
-        return None
+        return done_ns, None
 
     def _lost(self, outcome: Outcome, batch: Batch) -> Outcome | None:
         """Note the loss of a row; the outcome when its worker will not come back."""
@@ -293,7 +303,8 @@ class Rows:
         batch.losses[outcome.row] = outcome.payload
         return None
 
-    def _read_bus(self, outcomes: list[Outcome], seq: int, slot: int, batch: Batch) -> list[Outcome]:
+    def read_bus(self, outcomes: list[Outcome], seq: int, slot: int, batch: Batch) -> list[Outcome]:
+        """Put answers that came over the bus into the batch; the outcomes that are failures."""
         failed: list[Outcome] = []
         for outcome in outcomes:
             row, payload = outcome.row, outcome.payload
@@ -310,6 +321,48 @@ class Rows:
                 batch.slowest_s = max(batch.slowest_s, payload[5])
                 self._accept_leaves(row, slot, seq, payload[4])
         return failed
+
+    # --- one row at a time ---
+
+    def begin_row(self, row: int, op: str, slot: int, action: Any) -> tuple[int, bool]:
+        """Ask one row for one step, "reset" or "rebuild": the number of the command, and whether it is on the board."""
+        if op == "rebuild" or not self.on_board[row]:
+            ops = {row: op}
+            return self._send_step([row], ops, slot, lambda _: action), False
+        assert self._board is not None
+        self._board.write_action(row, action)
+        seq = self._lease.next_seq()
+        self._ask_on_board(row, _OP[op], slot, seq, _ANY_BELL)
+        return seq, True
+
+    def done_on_board(self, seqs: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which rows are done with their command of these numbers, or known to be lost; bool (num_envs,)."""
+        if self._board is None:
+            return np.zeros(self.num_envs, np.bool_)
+        done: NDArray[np.bool_] = self._board.rows["done_seq"] == seqs
+        done[list(self._told)] = True
+        return done
+
+    def drain_any_bell(self) -> None:
+        """Forget the rings of rows that were done meanwhile."""
+        while self._board is not None and self._any.wait(0):
+            pass
+
+    def wait_any_bell(self, timeout_s: float) -> bool:
+        """Whether a row that was asked by `begin_row` rang in time."""
+        return self._any.wait(timeout_s)
+
+    def wait_any_answer(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
+        """The first answer over the bus, see `Lease.wait_any`."""
+        return self._lease.wait_any(seqs, timeout_s)
+
+    def probe(self) -> None:
+        """Ask the broker for deaths of rows on the board that their supervisor could not tell."""
+        self._told.update({outcome.row: outcome for outcome in self._lease.probe() if self.on_board[outcome.row]})
+
+    def gather(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> Any:
+        """A private batch of some rows, each from its slot; see `Arena.gather`."""
+        return self._arena.gather(slots, rows)
 
     # --- observations ---
 
@@ -343,6 +396,10 @@ class Rows:
     def final_observation(self, row: int, inline: dict[int, Any]) -> Any:
         """A private copy of the last observation of an episode that was reset in the same step."""
         return self._arena.copy_out(self._arena.layout.slots - 1, row, inline)
+
+    def observation(self, slot: int, row: int) -> Any:
+        """A private copy of one row of a slot."""
+        return self._arena.copy_out(slot, row, {})
 
     def close(self) -> None:
         """Release the lease, wake the workers so that they hear of it, and remove board and arena."""

@@ -10,12 +10,12 @@ and resets it.
 
 from __future__ import annotations
 
-import builtins
 import collections
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
@@ -27,9 +27,18 @@ from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from zmqcarla.actions import checked_actions
-from zmqcarla.broker import errors
-from zmqcarla.broker.errors import CommandTimeoutError, RemoteEnvError, SpaceMismatchError, WorkerLostError
+from zmqcarla.broker.errors import CommandTimeoutError, SpaceMismatchError, WorkerLostError
 from zmqcarla.broker.protocol import pack
+from zmqcarla.contract import (
+    UpstreamTimeout,
+    check_call_name,
+    generator,
+    masked_rows,
+    remote_error,
+    seed_list,
+    value_a_row,
+)
+from zmqcarla.first_k import FirstK, Received
 from zmqcarla.infos import batch_infos
 from zmqcarla.lease import Lease, Outcome
 from zmqcarla.rows import Batch, Rows, Transport
@@ -41,12 +50,6 @@ DEFAULT_TIMEOUT_S: Final = 600.0
 """A bound above the workers' own limits, which cut a hang earlier and truncate its row."""
 _ATTEMPTS: Final = 3
 _TIMED_STEPS: Final = 4096
-_RAISED_AS_THEY_ARE: Final = {
-    f"{module.__name__}.{name}": value
-    for module in (builtins, gymnasium.error, errors)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and issubclass(value, Exception)
-}
 
 StepResult = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
@@ -83,18 +86,20 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.num_envs = lease.num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
         self._lease = lease
         self._rows: Rows | None = None
         self._on_close = on_close
         self._timeout_s = timeout_s
         self._state = AsyncState.DEFAULT
         self._pending: tuple[int, int, list[int]] = (0, 0, [])  # (seq, slot, rows) of the call that is under way
+        self._abandoned: tuple[AsyncState, int, int] | None = None  # (state, seq, slot) of a call that timed out
+        self._resets_pending = False
         self._sent_at = 0.0
         self._step_s: collections.deque[tuple[float, float]] = collections.deque(maxlen=_TIMED_STEPS)
         self._reset_next: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         self._rebuild: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
         try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
             self._set_up(self._open_payloads(env_id, env_kwargs), transport, slots)
         except BaseException:
             self.close()
@@ -126,6 +131,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
         self._ring = SlotRing(slots)
         self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
+        self._first_k = FirstK(
+            self._rows, self._ring, self.single_action_space, self.autoreset_mode, self._reset_next, self._rebuild
+        )
 
     def _open_all(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers: dict[int, dict[str, Any]] = {}
@@ -162,17 +170,18 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ) -> None:
         """Send resets; `reset_wait` brings the observations."""
         self._assert_is_running()
-        self._seeds = self._seed_list(seed)
+        seeds = seed_list(seed, self.num_envs)
         self._assert_idle("reset_async")
         options = None if options is None else dict(options)
-        rows = _masked_rows(options, self.num_envs)
+        rows = masked_rows(options, self.num_envs)
+        self._take_over()
+        self._seeds, self._options = seeds, options
         slot = self._ring.take()
         try:
             self._pending = (self._send_resets(rows, slot, options), slot, rows)
         except BaseException:
             self._ring.give_back(slot)
             raise
-        self._options = options
         self._state = AsyncState.WAITING_RESET
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
@@ -187,22 +196,23 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         left = rows
         try:
             for _ in range(_ATTEMPTS):
-                outcomes = self._settled(self._collect(seq, timeout, "reset_wait"))
+                outcomes = self._collect(seq, timeout, "reset_wait")
+                self._note_loss(outcome.row for outcome in outcomes if outcome.kind == "lost")
                 for outcome in (outcome for outcome in outcomes if outcome.kind == "ok"):
                     self._living_rows().accept_reset(outcome, slot, seq)
                     infos[outcome.row] = outcome.payload["info"]
                     self._rebuild[outcome.row] = self._reset_next[outcome.row] = False
-                left = [outcome.row for outcome in outcomes if outcome.kind == "lost"]
+                left = [outcome.row for outcome in self._settled(outcomes) if outcome.kind == "lost"]
                 if not left:
                     break
-                self._note_loss(left)
                 seq = self._send_resets(left, slot, self._options)
+                self._pending = (seq, slot, left)
             else:
                 raise WorkerLostError(f"rows {left} were lost {_ATTEMPTS} times during one reset")
             for row in set(everything) - set(rows):
                 self._living_rows().repeat(self._ring.newest, slot, row, seq)
-        except BaseException:
-            self._ring.give_back(slot)
+        except BaseException as error:
+            self._give_up(AsyncState.WAITING_RESET, error)
             raise
         return self._hand_out(slot), batch_infos(infos, self._add_info)
 
@@ -232,9 +242,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         self._assert_is_running()
         self._assert_idle("step_async")
-        if self._ring.newest < 0:
-            raise gymnasium.error.ResetNeeded("expected reset() before step(), found a vector env that was never reset")
+        self._assert_was_reset("step")
         checked = checked_actions(actions, self.single_action_space, self.action_space, self.num_envs)
+        self._take_over()
         self._sent_at = time.perf_counter()
         ops = self._step_ops()
         slot = self._ring.take()
@@ -257,29 +267,35 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             (num_envs,), infos.
 
         Raises:
-            multiprocessing.TimeoutError: not all rows were done in time; the next call is refused nothing.
+            multiprocessing.TimeoutError: not all rows were done in time. The results of this step are dropped; the
+                next call waits for its end.
         """
         self._assert_waiting(AsyncState.WAITING_STEP)
         seq, slot, unasked = self._pending
         try:
-            with _upstream_timeout("step_wait", timeout):
-                batch, failed = self._living_rows().finish(seq, slot, self._timeout_s if timeout is None else timeout)
-            self._settled(failed)
-            self._add_losses(batch, slot, seq)
+            with UpstreamTimeout("step_wait", timeout):
+                batch = self._finish_step(seq, slot, self._timeout_s if timeout is None else timeout)
             for row in unasked:
                 self._living_rows().repeat(self._ring.newest, slot, row, seq)
                 batch.truncated[row] = True
                 batch.infos[row] = {"row_idle": True}
-        except BaseException:
-            self._ring.give_back(slot)
+        except BaseException as error:
+            self._give_up(AsyncState.WAITING_STEP, error)
             raise
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._add_final_observations(batch)
-        if not self._reset_next.any():
+        if not self._resets_pending:
             self._step_s.append((time.perf_counter() - self._sent_at, batch.slowest_s))
-        self._note_endings(batch)
         infos = batch_infos(batch.infos, self._add_info)
         return self._hand_out(slot), batch.rewards, batch.terminated, batch.truncated, infos
+
+    def _finish_step(self, seq: int, slot: int, timeout_s: float) -> Batch:
+        batch, failed = self._living_rows().finish(seq, slot, timeout_s)
+        self._resets_pending = bool(self._reset_next.any())
+        self._note_endings(batch, failed)  # also when another row fails: its next step is a reset all the same
+        self._settled(failed)
+        self._add_losses(batch, slot, seq)
+        return batch
 
     def _step_ops(self) -> list[str]:
         """What each row is asked: step, reset after an ended episode, rebuild after a death, "" for nothing."""
@@ -302,22 +318,70 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._living_rows().repeat(self._ring.newest, slot, row, seq)
             batch.truncated[row] = True
             batch.infos[row] = {"worker_lost": news}
+            if self.autoreset_mode is AutoresetMode.SAME_STEP:  # loops look for these wherever an episode ended
+                final_obs = self._living_rows().observation(slot, row)
+                batch.infos[row] |= {"final_obs": final_obs, "final_info": {"worker_lost": news}}
 
     def _add_final_observations(self, batch: Batch) -> None:
         for row, info in enumerate(batch.infos):
-            if "final_obs" in info:
+            if "final_obs" in info and row not in batch.losses:
                 info["final_obs"] = self._living_rows().final_observation(row, info["final_obs"])
 
-    def _note_endings(self, batch: Batch) -> None:
+    def _note_endings(self, batch: Batch, failed: list[Outcome]) -> None:
+        still = [(outcome.row, self._rebuild[outcome.row], self._reset_next[outcome.row]) for outcome in failed]
         self._rebuild[:] = False if self.autoreset_mode is not AutoresetMode.DISABLED else self._rebuild
         self._reset_next[:] = False
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             np.logical_or(batch.terminated, batch.truncated, out=self._reset_next)
+        for row, rebuild, reset in still:
+            self._rebuild[row], self._reset_next[row] = rebuild, reset
         self._note_loss(batch.losses)
 
     def _note_loss(self, rows: Iterable[int]) -> None:
         for row in rows:
             self._rebuild[row] = self._reset_next[row] = True
+
+    # --- some rows at a time ---
+
+    def send(self, actions: Any, env_ids: Sequence[int] | NDArray[Any] | None = None) -> None:
+        """Send one action to each of some rows; `recv` brings whichever results come first.
+
+        A row whose episode ended is reset instead (NEXT_STEP). Until every result was received, step, reset and call
+        raise AlreadyPendingCallError.
+
+        Args:
+            actions: a batch with one action for each of `env_ids`.
+            env_ids: row numbers; None for all rows.
+
+        Raises:
+            AlreadyPendingCallError: the result of an earlier action of one of these rows was not received.
+            InvalidActionError: wrong number, shape or type, or NaN; no row was stepped.
+        """
+        self._assert_is_running()
+        if self._state is not AsyncState.DEFAULT:
+            self._assert_idle("send")
+        self._assert_was_reset("send")
+        self._finish_abandoned()
+        self._first_k.send(actions, env_ids)
+
+    def recv(self, k: int, timeout: float | None = None) -> Received:
+        """The results of the k rows that were done first, in that order.
+
+        Args:
+            k: how many rows; at most as many as were sent an action.
+            timeout: seconds; None for the constructor's.
+
+        Returns:
+            What `step` returns, for k rows, in arrays of their own; infos["env_id"], int64 (k,), says which rows.
+
+        Raises:
+            NoAsyncCallError: every result was received.
+            multiprocessing.TimeoutError: fewer than k rows were done in time; nothing is lost.
+        """
+        self._assert_is_running()
+        with UpstreamTimeout("recv", timeout):
+            self._settled(self._first_k.wait(k, self._timeout_s if timeout is None else timeout))
+        return self._first_k.deliver(k)
 
     # --- calls ---
 
@@ -330,6 +394,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Send a call; `call_wait` brings the results."""
         self._assert_is_running()
         self._assert_idle("call_async")
+        check_call_name(name)
+        self._finish_abandoned()
         payload = pack({"name": name, "args": list(args), "kwargs": kwargs})
         self._pending = (self._send_all("call", [payload] * self.num_envs), -1, [])
         self._state = AsyncState.WAITING_CALL
@@ -337,7 +403,12 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """The results of `call_async`, one a row."""
         self._assert_waiting(AsyncState.WAITING_CALL)
-        return tuple(self._answers(self._collect(self._pending[0], timeout, "call_wait")))
+        try:
+            outcomes = self._collect(self._pending[0], timeout, "call_wait")
+        except BaseException as error:
+            self._give_up(AsyncState.WAITING_CALL, error)
+            raise
+        return tuple(self._answers(outcomes))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every env."""
@@ -346,13 +417,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def set_attr(self, name: str, values: Any) -> None:
         """Set an attribute of every env: one value for all, or a list or tuple with one a row."""
         self._assert_is_running()
-        each = values if isinstance(values, (list, tuple)) else [values] * self.num_envs
-        if len(each) != self.num_envs:
-            raise ValueError(
-                "Values must be a list or tuple with length equal to the number of environments. "
-                f"Got `{len(each)}` values for {self.num_envs} environments."
-            )
+        each = value_a_row(values, self.num_envs)
         self._assert_idle("set_attr")
+        self._finish_abandoned()
         seq = self._send_all("set_attr", [pack({"name": name, "value": value}) for value in each])
         self._answers(self._living_rows().collect(seq, self._timeout_s))
 
@@ -364,6 +431,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of each env's random generator."""
         return self.get_attr("np_random_seed")
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """A copy of each env's random generator."""
+        return tuple(generator(state) for state in self.get_attr("np_random.bit_generator.state"))
 
     def statistics(self) -> dict[str, Any]:
         """Rows, slots, copies because all slots were held, and where the time of the latest steps went.
@@ -390,11 +462,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self._state is not AsyncState.DEFAULT:
             logger.warn(f"Calling `close` while waiting for a pending call to `{self._state.value}` to complete.")
             waits = {"reset": self.reset_wait, "step": self.step_wait, "call": self.call_wait}
-            try:
+            # Workers finish, or are cut, on their own; what an env raised is of no interest any more.
+            with contextlib.suppress(Exception):
                 if not terminate:
                     waits[self._state.value](timeout)
-            except multiprocessing.TimeoutError:
-                pass  # the workers finish, or are cut, on their own
+            if self.closed:  # by the wait, which found a worker that will not come back
+                return
+        elif self._rows is not None and self._first_k.outstanding:
+            logger.warn("Calling `close` while waiting for a pending call to `recv` to complete.")
         if self._rows is not None:
             self._rows.close()
         self._lease.release()
@@ -408,6 +483,41 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _living_rows(self) -> Rows:
         assert self._rows is not None
         return self._rows
+
+    def _give_up(self, state: AsyncState, error: BaseException) -> None:
+        """End a wait that failed; when rows are still busy, their slot must not be used before they are done."""
+        seq, slot, _ = self._pending
+        if isinstance(error, (multiprocessing.TimeoutError, CommandTimeoutError, KeyboardInterrupt)):
+            self._abandoned = (state, seq, slot)
+        elif slot >= 0:
+            self._ring.give_back(slot)
+
+    def _take_over(self) -> None:
+        """Make the rows ready for a command to all of them."""
+        self._finish_abandoned()
+        self._first_k.end()
+
+    def _finish_abandoned(self) -> None:
+        """Wait for the end of a call that timed out, so that no row does two things; its results are dropped."""
+        if self._abandoned is None:
+            return
+        state, seq, slot = self._abandoned
+        living = self._living_rows()
+        if state is AsyncState.WAITING_STEP:
+            batch, failed = living.finish(seq, slot, self._timeout_s)
+            self._note_endings(batch, failed)
+        else:
+            failed = living.collect(seq, self._timeout_s)
+            self._note_loss(outcome.row for outcome in failed if outcome.kind == "lost")
+        if state is AsyncState.WAITING_RESET:
+            for outcome in failed:
+                if outcome.kind == "ok":
+                    living.accept_reset(outcome, slot, seq)
+                    self._rebuild[outcome.row] = self._reset_next[outcome.row] = False
+        self._abandoned = None
+        if slot >= 0:
+            self._ring.give_back(slot)
+        self._settled([outcome for outcome in failed if outcome.kind == "gone"])
 
     def _send_all(self, op: str, payloads: list[bytes]) -> int:
         if self._rebuild.any():
@@ -424,18 +534,18 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return [outcome.payload for outcome in outcomes]
 
     def _collect(self, seq: int, timeout: float | None, name: str) -> list[Outcome]:
-        with _upstream_timeout(name, timeout):
+        with UpstreamTimeout(name, timeout):
             return self._living_rows().collect(seq, self._timeout_s if timeout is None else timeout)
 
     def _settled(self, outcomes: list[Outcome]) -> list[Outcome]:
         """The outcomes, when all are ok or lost; raises what a worker raised, or that it will not come back."""
         for outcome in outcomes:
             if outcome.kind == "gone":
-                self.close()
+                self.close(terminate=True)
                 raise WorkerLostError(f"row {outcome.row} will not come back: {outcome.payload}")
         for outcome in outcomes:
             if outcome.kind == "error":
-                raise _remote_error(outcome)
+                raise remote_error(outcome)
         return outcomes
 
     def _assert_is_running(self) -> None:
@@ -448,6 +558,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 f"Calling `{name}` while waiting for a pending call to `{self._state.value}` to complete.",
                 str(self._state.value),
             )
+        self._first_k.check_idle(name)
+
+    def _assert_was_reset(self, name: str) -> None:
+        if self._ring.newest < 0:
+            raise gymnasium.error.ResetNeeded(
+                f"expected reset() before {name}(), found a vector env that was never reset"
+            )
 
     def _assert_waiting(self, state: AsyncState) -> None:
         """Check that the call fits; from here on nothing is pending, whatever happens."""
@@ -458,68 +575,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             )
         self._state = AsyncState.DEFAULT
 
-    def _seed_list(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            return [int(seed) + row for row in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(
-                "If seeds are passed as a list the length must match "
-                f"num_envs={self.num_envs} but got length={len(seed)}."
-            )
-        return [None if one is None else int(one) for one in seed]
-
-
-class _upstream_timeout:  # noqa: N801 - reads as the statement that it is
-    """Turn our time-out into the one that gymnasium's callers catch, where they gave the limit."""
-
-    def __init__(self, name: str, timeout: float | None) -> None:
-        self._name = name
-        self._timeout = timeout
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> Literal[False]:
-        if self._timeout is not None and isinstance(error, CommandTimeoutError):
-            raise multiprocessing.TimeoutError(
-                f"The call to `{self._name}` has timed out after {self._timeout} second(s)."
-            ) from error
-        return False
-
-
-def _masked_rows(options: dict[str, Any] | None, num_envs: int) -> list[int]:
-    """The rows that a reset is for; takes "reset_mask" out of the options."""
-    if options is None or "reset_mask" not in options:
-        return list(range(num_envs))
-    mask = options.pop("reset_mask")
-    if not isinstance(mask, np.ndarray):
-        raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
-    if mask.shape != (num_envs,):
-        raise ValueError(f"`options['reset_mask']` must have shape `({num_envs},)`, got {mask.shape}")
-    if mask.dtype != np.bool_:
-        raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
-    if not mask.any():
-        raise ValueError(
-            f"`options['reset_mask']` must contain a boolean array with at least one True value, got reset_mask={mask}"
-        )
-    return [int(row) for row in np.flatnonzero(mask)]
-
 
 def _spread(values: NDArray[np.float64]) -> dict[str, float]:
     p50, p99 = np.percentile(values, [50, 99])
     return {"p50": float(p50), "p99": float(p99), "mean": float(values.mean())}
-
-
-def _remote_error(outcome: Outcome) -> Exception:
-    """The worker's exception: its own type where this process has it, with the worker's traceback in the text."""
-    kind, text, traceback = outcome.payload["type"], outcome.payload["text"], outcome.payload["traceback"]
-    text = f"{text}\n\nin the env of row {outcome.row}, whose worker said:\n{traceback}"
-    known = _RAISED_AS_THEY_ARE.get(kind)
-    if known is not None:
-        try:
-            return known(text)
-        except TypeError:  # a constructor with fields of its own
-            pass
-    return RemoteEnvError(f"{kind}: {text}", kind, traceback)
