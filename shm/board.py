@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import time
 from typing import Any, Final
 
 import numpy as np
@@ -185,6 +186,26 @@ def done_bell(row: int) -> str:
 
 ANY_DONE: Final = "any"
 """Purpose of the bell that every row rings when the client waits for whichever comes first."""
+
+
+def declare_lost(board_name: str, row: int, note: bytes) -> None:
+    """Write the end of a row whose env process is dead (after waitpid, by the supervisor), and wake the client.
+
+    Raises:
+        OSError: the board is gone: nobody waits for the row any more.
+    """
+    board = Board.attach_rows(board_name)
+    try:
+        board.write_note(row, note)
+        board.rows["result"][row] = Result.LOST
+        board.rows["done_ns"][row] = time.monotonic_ns()
+        board.rows["done_seq"][row] = board.rows["go_seq"][row]
+        for purpose in (done_bell(row), ANY_DONE):
+            bell = board.attach_bell(purpose)
+            bell.ring()
+            bell.close()
+    finally:
+        board.close()
 
 
 def _notes_offset_bytes(num_envs: int) -> int:

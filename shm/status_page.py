@@ -50,10 +50,15 @@ class StatusPage:
         board (its name)}.
     """
 
-    def __init__(self, segment: Segment) -> None:
-        self.name = segment.name
+    def __init__(self, segment: Segment | None) -> None:
+        self.name = "" if segment is None else segment.name
         self._segment = segment
-        self.fields: NDArray[Any] = np.ndarray((), _PAGE, segment.memory)
+        self.fields: NDArray[Any] = np.zeros((), _PAGE) if segment is None else np.ndarray((), _PAGE, segment.memory)
+
+    @classmethod
+    def private(cls) -> StatusPage:
+        """A page that nobody else reads: for an env process without a supervisor."""
+        return cls(None)
 
     @classmethod
     def create(cls) -> StatusPage:
@@ -85,4 +90,5 @@ class StatusPage:
     def close(self) -> None:
         """Let go; the creator also unlinks."""
         del self.fields
-        self._segment.close()
+        if self._segment is not None:
+            self._segment.close()

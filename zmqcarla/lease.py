@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import zmq
 
@@ -45,6 +45,48 @@ class Outcome:
     payload: Any
 
 
+class RowLease(Protocol):
+    """What a vector env needs of its rows, wherever they are: `Lease` over the bus, `LocalLease` for child processes."""
+
+    @property
+    def num_envs(self) -> int:
+        """How many rows."""
+        ...
+
+    @property
+    def workers(self) -> Sequence[str]:
+        """The worker behind each row."""
+        ...
+
+    def pack(self, value: Any, /) -> bytes:
+        """A value as it travels to the rows."""
+        ...
+
+    def unpack(self, frame: bytes, /) -> Any:
+        """What `pack`, or a row, made of a value."""
+        ...
+
+    def next_seq(self) -> int:
+        """The number of the next command."""
+        ...
+
+    def send(self, rows: Sequence[int], ops: Sequence[str], payloads: Sequence[bytes]) -> int:
+        """Send one command; returns its number."""
+        ...
+
+    def wait(self, seq: int, timeout_s: float) -> list[Outcome]:
+        """The outcomes of a command, in the order of its rows."""
+        ...
+
+    def probe(self) -> list[Outcome]:
+        """Deaths that do not stand on the board."""
+        ...
+
+    def release(self) -> None:
+        """Give the rows back; safe to call twice."""
+        ...
+
+
 def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
     """A DEALER that never blocks its process at exit."""
     socket = context.socket(zmq.DEALER)
@@ -62,6 +104,9 @@ class Lease:
     Attributes:
         workers: the worker behind each row.
     """
+
+    pack = staticmethod(p.pack)
+    unpack = staticmethod(p.unpack)
 
     def __init__(self, address: str, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
         self.address = address

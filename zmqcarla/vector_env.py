@@ -31,7 +31,7 @@ from zmqcarla.broker import errors
 from zmqcarla.broker.errors import CommandTimeoutError, RemoteEnvError, SpaceMismatchError, WorkerLostError
 from zmqcarla.broker.protocol import pack
 from zmqcarla.infos import batch_infos
-from zmqcarla.lease import Lease, Outcome
+from zmqcarla.lease import Outcome, RowLease
 from zmqcarla.rows import Batch, Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
@@ -72,7 +72,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def __init__(
         self,
-        lease: Lease,
+        lease: RowLease,
         env_id: str,
         env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         *,
@@ -110,7 +110,17 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return [{"env_id": env_id, "kwargs": dict(kwargs), "autoreset": mode} for kwargs in each]
 
     def _set_up(self, open_payloads: list[dict[str, Any]], transport: Transport, slots: int) -> None:
-        first, *others = self._open_all(open_payloads)
+        answers = self._open_all(open_payloads)
+        self._take_spaces(answers)
+        self.metadata = {**answers[0]["metadata"], "autoreset_mode": self.autoreset_mode}
+        self.render_mode = answers[0]["render_mode"]
+        reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
+        arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
+        self._ring = SlotRing(slots)
+        self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
+
+    def _take_spaces(self, answers: list[dict[str, Any]]) -> None:
+        first, *others = answers
         for row, other in enumerate(others, start=1):
             for space in ("observation_space", "action_space"):
                 if pack(other[space]) != pack(first[space]):
@@ -120,19 +130,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.single_action_space = build(first["action_space"])
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.metadata = {**first["metadata"], "autoreset_mode": self.autoreset_mode}
-        self.render_mode = first["render_mode"]
-        reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
-        arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
-        self._ring = SlotRing(slots)
-        self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
 
     def _open_all(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers: dict[int, dict[str, Any]] = {}
         rows = list(range(self.num_envs))
         outcomes: list[Outcome] = []
         for _ in range(_ATTEMPTS):  # a worker that dies meanwhile is asked again when it is back
-            seq = self._lease.send(rows, ["open"] * len(rows), [pack(payloads[row]) for row in rows])
+            seq = self._lease.send(rows, ["open"] * len(rows), [self._lease.pack(payloads[row]) for row in rows])
             outcomes = self._settled(self._lease.wait(seq, self._timeout_s))
             answers.update({outcome.row: outcome.payload for outcome in outcomes if outcome.kind == "ok"})
             rows = [outcome.row for outcome in outcomes if outcome.kind == "lost"]
@@ -212,7 +216,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         payloads = [
             living.rebuild_payload(row, slot, self._seeds[row], options)
             if op == "rebuild"
-            else pack({"slot": slot, "seed": self._seeds[row], "options": options})
+            else self._lease.pack({"slot": slot, "seed": self._seeds[row], "options": options})
             for row, op in zip(rows, ops, strict=True)
         ]
         return living.send(rows, ops, payloads)
@@ -330,7 +334,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Send a call; `call_wait` brings the results."""
         self._assert_is_running()
         self._assert_idle("call_async")
-        payload = pack({"name": name, "args": list(args), "kwargs": kwargs})
+        payload = self._lease.pack({"name": name, "args": list(args), "kwargs": kwargs})
         self._pending = (self._send_all("call", [payload] * self.num_envs), -1, [])
         self._state = AsyncState.WAITING_CALL
 
@@ -353,7 +357,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 f"Got `{len(each)}` values for {self.num_envs} environments."
             )
         self._assert_idle("set_attr")
-        seq = self._send_all("set_attr", [pack({"name": name, "value": value}) for value in each])
+        seq = self._send_all("set_attr", [self._lease.pack({"name": name, "value": value}) for value in each])
         self._answers(self._living_rows().collect(seq, self._timeout_s))
 
     def render(self) -> tuple[Any, ...] | None:
@@ -516,6 +520,10 @@ def _remote_error(outcome: Outcome) -> Exception:
     """The worker's exception: its own type where this process has it, with the worker's traceback in the text."""
     kind, text, traceback = outcome.payload["type"], outcome.payload["text"], outcome.payload["traceback"]
     text = f"{text}\n\nin the env of row {outcome.row}, whose worker said:\n{traceback}"
+    original = outcome.payload.get("exception")
+    if isinstance(original, Exception):  # only from a child process of ours: it keeps type and message
+        original.__cause__ = RemoteEnvError(text, kind, traceback)
+        return original
     known = _RAISED_AS_THEY_ARE.get(kind)
     if known is not None:
         try:
