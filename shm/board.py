@@ -158,6 +158,25 @@ class Board:
         """The packed note of a row."""
         return self._notes[row, : int(self.rows["note_bytes"][row])].tobytes()
 
+    def waits(self, row: int) -> bool:
+        """Whether the client has asked a row for something that is not done."""
+        return bool(self.rows["go_seq"][row] != self.rows["done_seq"][row])
+
+    def declare_lost(self, row: int, note: bytes) -> None:
+        """Write the end of a row whose env process is dead (after waitpid, by who started it), and wake the client.
+
+        Raises:
+            OSError: the bells are gone: nobody waits for the row any more.
+        """
+        self.write_note(row, note)
+        self.rows["result"][row] = Result.LOST
+        self.rows["done_ns"][row] = time.monotonic_ns()
+        self.rows["done_seq"][row] = self.rows["go_seq"][row]
+        for purpose in (done_bell(row), ANY_DONE):
+            bell = self.attach_bell(purpose)
+            bell.ring()
+            bell.close()
+
     def create_bell(self, purpose: str) -> Bell:
         """Make a bell of this board (creator)."""
         return Bell.create(self.name, purpose)
@@ -189,21 +208,14 @@ ANY_DONE: Final = "any"
 
 
 def declare_lost(board_name: str, row: int, note: bytes) -> None:
-    """Write the end of a row whose env process is dead (after waitpid, by the supervisor), and wake the client.
+    """`Board.declare_lost` for one who does not hold the board.
 
     Raises:
         OSError: the board is gone: nobody waits for the row any more.
     """
     board = Board.attach_rows(board_name)
     try:
-        board.write_note(row, note)
-        board.rows["result"][row] = Result.LOST
-        board.rows["done_ns"][row] = time.monotonic_ns()
-        board.rows["done_seq"][row] = board.rows["go_seq"][row]
-        for purpose in (done_bell(row), ANY_DONE):
-            bell = board.attach_bell(purpose)
-            bell.ring()
-            bell.close()
+        board.declare_lost(row, note)
     finally:
         board.close()
 

@@ -19,8 +19,8 @@ _SWEEP = "from zmqcarla.shm.segment import sweep; sweep()"
 
 def main(arguments: list[str]) -> int:
     """Wait for the end of the lifeline, then clean up unless the starter said that it did."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends with its starter, never before
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)  # it ends with its starter, never before
     children: set[int] = set()
     with open(int(arguments[0]), encoding="ascii") as lifeline:
         for line in lifeline:

@@ -18,7 +18,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op
 from zmqcarla.shm.status_page import StatusPage

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import zmq
 

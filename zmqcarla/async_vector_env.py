@@ -24,6 +24,15 @@ EnvFn = Callable[[], gymnasium.Env[Any, Any]]
 ObservationMode = str | tuple[spaces.Space[Any], spaces.Space[Any]]
 
 _CONTEXTS: Final = (None, "spawn", "forkserver", "fork")
+_NOT_SAME: Final = (
+    "AsyncVectorEnv(..., observation_mode='same') however some of the sub-environments observation spaces are not "
+    "equivalent. Expected {single}, found {found} in row {row}. If this is intentional, use "
+    "`observation_mode='different'` instead."
+)
+_NOT_ALIKE: Final = (
+    "AsyncVectorEnv(..., observation_mode='different' or custom space) however the sub-environment's observation "
+    "spaces do not share a common shape and dtype: expected those of {single}, found {found} in row {row}."
+)
 _INLINE: Final = (spaces.Text, spaces.Sequence, spaces.Graph, spaces.OneOf)
 
 
@@ -105,21 +114,14 @@ class AsyncVectorEnv(VectorEnv):
         for row, answer in enumerate(answers):
             found = answer["observation_space"]
             if not (single == found if same else is_space_dtype_shape_equiv(single, found)):
-                remedy = (
-                    "; if that is meant, use `observation_mode='different'`"
-                    if same
-                    else " in shapes and dtypes as well"
-                )
-                raise RuntimeError(
-                    f"expected the observation space {single} of every env, found {found} in row {row}{remedy}"
-                )
+                raise RuntimeError((_NOT_SAME if same else _NOT_ALIKE).format(single=single, found=found, row=row))
             if answer["action_space"] != self.single_action_space:
                 raise RuntimeError(
                     f"Some environments have an action space different from `{self.single_action_space}`: row {row} "
                     f"has `{answer['action_space']}`. In order to batch actions, they must be equal."
                 )
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[Any, ...]:  # type: ignore[override]
         """The random generator of each env, as a copy."""
         return self.get_attr("np_random")
@@ -130,6 +132,7 @@ class AsyncVectorEnv(VectorEnv):
         Args:
             timeout: seconds for each of the two; None for as long as the call, and half a minute for closing.
             terminate: do not wait, kill.
+            kwargs: ignored, as by gymnasium.
         """
         if terminate or timeout is not None:
             self._children.grace_s = 0.0 if terminate or timeout is None else timeout
@@ -145,18 +148,18 @@ def _check_arguments(env_fns: Sequence[EnvFn], context: str | None, worker: Any,
         raise ValueError("expected at least one env_fn, found none")
     if worker is not None:
         raise ValueError(
-            "expected worker=None, found a worker function: it would speak the pipe protocol of gymnasium's class, which "
-            "does not exist here; put what it does into a gymnasium.Wrapper inside env_fns"
+            "expected worker=None, found a worker function: it would speak the pipe protocol of gymnasium's class, "
+            "which does not exist here; put what it does into a gymnasium.Wrapper inside env_fns"
         )
     if context not in _CONTEXTS:
         raise ValueError(
-            f"expected a context of {', '.join(map(repr, _CONTEXTS))}, found {context!r}; children are fresh interpreters "
-            "with any of them"
+            f"expected a context of {', '.join(map(repr, _CONTEXTS))}, found {context!r}; children are fresh "
+            "interpreters with any of them"
         )
     if max_concurrency is not None:
         raise ValueError(
-            f"expected max_concurrency=None, found {max_concurrency!r}: it is not supported; make fewer envs, or limit the "
-            "threads of each (OMP_NUM_THREADS=1)"
+            f"expected max_concurrency=None, found {max_concurrency!r}: it is not supported; make fewer envs, or limit "
+            "the threads of each (OMP_NUM_THREADS=1)"
         )
 
 
@@ -165,12 +168,16 @@ def _check_observation_mode(mode: Any) -> None:
         if not all(isinstance(space, spaces.Space) for space in mode):
             raise TypeError(f"expected observation_mode to be two Spaces, (batched, single), found {mode!r}")
     elif mode not in ("same", "different"):
-        raise ValueError(f"expected observation_mode 'same', 'different' or (batched, single) spaces, found {mode!r}")
+        raise ValueError(
+            "Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and batch observation "
+            f"space, actual got {mode}"
+        )
 
 
 def _check_leaves(space: spaces.Space[Any]) -> None:
     for leaf in Layout.of(space, 1, 1).leaves:
         if leaf.inline and not isinstance(leaf.space, _INLINE):
             raise ValueError(
-                f"expected Gymnasium's own spaces with shared_memory=True, found {leaf.space!r}; use shared_memory=False"
+                f"expected Gymnasium's own spaces with shared_memory=True, found {leaf.space!r}; use "
+                "shared_memory=False, which is slower"
             )

@@ -46,7 +46,7 @@ class Outcome:
 
 
 class RowLease(Protocol):
-    """What a vector env needs of its rows, wherever they are: `Lease` over the bus, `LocalLease` for child processes."""
+    """What a vector env needs of its rows: `Lease` over the bus, `LocalLease` in child processes."""
 
     @property
     def num_envs(self) -> int:

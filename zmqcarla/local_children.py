@@ -27,11 +27,13 @@ from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Final
 
 from zmqcarla.broker.errors import WorkerLostError
-from zmqcarla.shm.board import declare_lost
+from zmqcarla.shm.board import Board
 
 MAX_RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 600.0
 """With MAX_RESTARTS restarts of one row within this time it is not restarted again, as in a pool."""
+GRACE_S: Final = 30.0
+"""How long the children may take to close their envs."""
 _POLL_MS: Final = 1000
 _UNTOLD_POLL_MS: Final = 20
 _START_TIMEOUT_S: Final = 60.0
@@ -64,7 +66,7 @@ class _Row:
     child: Child | None = None
     untold: Child | None = None
     """Its death has not reached the client yet."""
-    restarts: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque[float]())
+    restarts: collections.deque[float] = dataclasses.field(default_factory=collections.deque[float])
     total_restarts: int = 0
 
 
@@ -75,7 +77,6 @@ class LocalChildren:
         num_envs: how many.
 
     Attributes:
-        board: name of the board on which deaths are declared, as soon as there is one.
         wake_fd: an eventfd that becomes readable after a death.
 
     Raises:
@@ -83,9 +84,9 @@ class LocalChildren:
     """
 
     def __init__(self, num_envs: int) -> None:
-        self.board: str | None = None
+        self._board: Board | None = None
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.grace_s = 30.0
+        self.grace_s = GRACE_S
         self._rows = [_Row() for _ in range(num_envs)]
         self._changed = threading.Condition()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -101,6 +102,12 @@ class LocalChildren:
             raise self._failure
 
     # --- for the stepping thread ---
+
+    def declare_on(self, board_name: str) -> None:
+        """Write deaths on this board from now on."""
+        with self._changed:
+            if self._board is None:
+                self._board = Board.attach_rows(board_name)
 
     def living(self, row: int, *, told: bool) -> Child | dict[str, Any]:
         """The child of a row, once it is there; or the news of a death that the client has not heard.
@@ -180,7 +187,7 @@ class LocalChildren:
             raise
         finally:
             os.close(read_fd)
-        self._lifeline: IO[str] = open(write_fd, "w", encoding="ascii", buffering=1)
+        self._lifeline: IO[str] = os.fdopen(write_fd, "w", encoding="ascii", buffering=1)
 
     def _start(self, row: int) -> None:
         ours, theirs = Pipe()
@@ -258,12 +265,12 @@ class LocalChildren:
         os.eventfd_write(self.wake_fd, 1)
 
     def _declare_untold(self) -> None:
-        """Write deaths on the board, also when the client asked for a step only after it."""
+        """Write deaths on the board where the client waits, also when it asked only after the death."""
         with self._changed:
             for row, slot in enumerate(self._rows):
-                if self.board is not None and slot.untold is not None:
-                    with contextlib.suppress(OSError):  # the board is gone, and with it the client
-                        declare_lost(self.board, row, pickle.dumps(slot.untold.news))
+                if self._board is not None and slot.untold is not None and self._board.waits(row):
+                    with contextlib.suppress(OSError):  # the bells are gone, and with them the client
+                        self._board.declare_lost(row, pickle.dumps(slot.untold.news))
 
     def _restart(self, row: int) -> None:
         slot = self._rows[row]
@@ -302,6 +309,8 @@ class LocalChildren:
             ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
             for fd in [fd for fd, _ in ready] or list(left):  # nobody in time: all that are left
                 self._reap(left.pop(fd))
+        if self._board is not None:
+            self._board.close()
         if self._guard is not None:
             with contextlib.suppress(OSError):
                 self._lifeline.write("end\n")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import Any, Final
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from zmqcarla.broker.errors import CommandTimeoutError, LeaseLostError
 from zmqcarla.lease import Outcome
@@ -78,7 +78,7 @@ class LocalLease:
         self._asked, self._settled = {}, []
         for row, op, payload in zip(rows, ops, payloads, strict=True):
             if op == "attach":
-                self._children.board = self.unpack(payload)["board"]
+                self._watch_board(self.unpack(payload)["board"])
             child = self._children.living(row, told=op == _KNOWN_BY_THE_CLIENT)
             if isinstance(child, dict):
                 self._settled.append(_lost(row, child))
@@ -87,6 +87,10 @@ class LocalLease:
             with contextlib.suppress(OSError):  # it is dying: `wait` hears of it
                 child.connection.send_bytes(pickle.dumps((seq, op, payload)))
         return seq
+
+    def _watch_board(self, name: str | None) -> None:
+        if name is not None:
+            self._children.declare_on(name)
 
     def wait(self, seq: int, timeout_s: float) -> list[Outcome]:
         """The outcomes of the latest command, in the order of rows.
