@@ -1,8 +1,9 @@
 """The process behind one row of an `AsyncVectorEnv(env_fns)`: a child of the training process, not of a pool.
 
-Commands come over a private socketpair as pickles, steps over the board of the lease, as in a pool. A thread reads
-the socket and rings the row's own bell, so that the parent's send never waits for a step, and so that the end of the
-socket (the parent closed it) is seen. The parent is who made the pickles: this is the one place where some are loaded.
+Commands come over a private socketpair as pickles, steps over the board of the lease, as in a pool. As soon as there
+is a board, a thread reads the socket and rings the row's own bell, because one cannot wait for a socket and a bell at
+once. The end of the socket (the parent closed it) is the end of the child. The parent is who made the pickles: this is
+the one place where some are loaded.
 """
 
 from __future__ import annotations
@@ -75,23 +76,26 @@ class ChildProcess:
         self._seq = 0
         self._served = FactoryEnv()
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._reader: threading.Thread | None = None
 
     def run(self) -> None:
         """Serve until the parent closes the socket; then close the env."""
-        threading.Thread(target=self._read, name="zmqcarla-commands", daemon=True).start()
         try:
             while self._serve_one():
                 pass
         finally:
             self._served.close()
 
+    def _receive(self) -> bytes | None:
+        try:
+            return self._connection.recv_bytes()
+        except (EOFError, OSError):
+            return None
+
     def _read(self) -> None:
         frame: bytes | None = b""
         while frame is not None:
-            try:
-                frame = self._connection.recv_bytes()
-            except (EOFError, OSError):
-                frame = None
+            frame = self._receive()
             self._frames.put(frame)
             board = self._served.board
             if board is not None:
@@ -100,11 +104,14 @@ class ChildProcess:
     def _serve_one(self) -> bool:
         """Wait for one thing to do and do it; False at the end of the socket."""
         board = self._served.board
+        if board is not None and self._reader is None:
+            self._reader = threading.Thread(target=self._read, name="zmqcarla-commands", daemon=True)
+            self._reader.start()
         if board is not None and self._frames.empty():
             if board.wait(_BELL_S) and self._frames.empty():
                 self._step(board)
             return True
-        frame = self._frames.get()
+        frame = self._receive() if self._reader is None else self._frames.get()
         if frame is None:
             return False
         self._command(frame)

@@ -52,6 +52,7 @@ class Child:
     Attributes:
         news: {worker_id, reason, exit_code, restarts, final} after its death.
         silent: nothing more will come over its connection.
+        deferred: a command that it gets as soon as it has answered the one before.
     """
 
     process: subprocess.Popen[bytes]
@@ -59,6 +60,7 @@ class Child:
     pidfd: int
     news: dict[str, Any] | None = None
     silent: bool = False
+    deferred: bytes = b""
 
 
 @dataclasses.dataclass(slots=True)
