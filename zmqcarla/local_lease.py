@@ -119,10 +119,12 @@ class LocalLease:
             if wake_fd in ready or not ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(wake_fd)
-                ready = {fd for fd, row in rows.items() if row in asked}  # a death: look at all
-            for fd in ready:
+                looked_at = {fd: fd in ready for fd, row in rows.items() if row in asked}  # a death: look at all
+            else:
+                looked_at = dict.fromkeys(ready, True)
+            for fd, readable in looked_at.items():
                 row = rows[fd]
-                outcome = self._heard(row, asked[row], seq)
+                outcome = self._heard(row, asked[row], seq, readable)
                 if outcome is not None:
                     self._settled.append(outcome)
                     del asked[row]
@@ -137,10 +139,11 @@ class LocalLease:
                 )
         return sorted(self._settled, key=lambda outcome: outcome.row)
 
-    def _heard(self, row: int, child: Child, seq: int) -> Outcome | None:
+    def _heard(self, row: int, child: Child, seq: int, readable: bool) -> Outcome | None:
         dead = child.news  # before the look at the socket: whatever a dead child said is there by now
         try:
-            while not child.silent and child.connection.poll(0):
+            while not child.silent and (readable or child.connection.poll(0)):
+                readable = False
                 found, kind, payload = pickle.loads(child.connection.recv_bytes())
                 if found == seq:
                     return Outcome(row, kind, payload)
