@@ -20,7 +20,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |  |- SpaceMismatchError          rows of one batch differ in their spaces       (ValueError)
     |  |- StaleRowError               a row of the batch does not carry this step's number
     |  `- RemoteEnvError              the env raised; carries the worker's traceback
-    |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError)
+    |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError, TypeError)
     `- SimulatorError
        |- SimulatorStartError         the CARLA server did not come up
        |- SimulatorTimeoutError       the CARLA server did not answer in time        (TimeoutError)
@@ -128,7 +128,7 @@ class RemoteEnvError(WorkerError):
         self.remote_traceback = remote_traceback
 
 
-class InvalidActionError(ZmqCarlaError, ValueError):
+class InvalidActionError(ZmqCarlaError, ValueError, TypeError):
     """An action has the wrong shape or type, or holds NaN or infinity."""
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import time
 from typing import Any, Final
 
 import numpy as np
@@ -157,6 +158,25 @@ class Board:
         """The packed note of a row."""
         return self._notes[row, : int(self.rows["note_bytes"][row])].tobytes()
 
+    def waits(self, row: int) -> bool:
+        """Whether the client has asked a row for something that is not done."""
+        return bool(self.rows["go_seq"][row] != self.rows["done_seq"][row])
+
+    def declare_lost(self, row: int, note: bytes) -> None:
+        """Write the end of a row whose env process is dead (after waitpid, by who started it), and wake the client.
+
+        Raises:
+            OSError: the bells are gone: nobody waits for the row any more.
+        """
+        self.write_note(row, note)
+        self.rows["result"][row] = Result.LOST
+        self.rows["done_ns"][row] = time.monotonic_ns()
+        self.rows["done_seq"][row] = self.rows["go_seq"][row]
+        for purpose in (done_bell(row), ANY_DONE):
+            bell = self.attach_bell(purpose)
+            bell.ring()
+            bell.close()
+
     def create_bell(self, purpose: str) -> Bell:
         """Make a bell of this board (creator)."""
         return Bell.create(self.name, purpose)
@@ -185,6 +205,19 @@ def done_bell(row: int) -> str:
 
 ANY_DONE: Final = "any"
 """Purpose of the bell that every row rings when the client waits for whichever comes first."""
+
+
+def declare_lost(board_name: str, row: int, note: bytes) -> None:
+    """`Board.declare_lost` for one who does not hold the board.
+
+    Raises:
+        OSError: the board is gone: nobody waits for the row any more.
+    """
+    board = Board.attach_rows(board_name)
+    try:
+        board.declare_lost(row, note)
+    finally:
+        board.close()
 
 
 def _notes_offset_bytes(num_envs: int) -> int:

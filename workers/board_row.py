@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from gymnasium import spaces
 
 from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, done_bell, go_bell
+
+
+class BoardAnswer(NamedTuple):
+    """What came of a command."""
+
+    result: Result = Result.PLAIN
+    note: bytes = b""
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    busy_s: float = 0.0
 
 
 class BoardRow:
@@ -40,6 +51,10 @@ class BoardRow:
         """Whether the bell was rung in time."""
         return self._go.wait(timeout_s)
 
+    def wake(self) -> None:
+        """Ring the row's own bell: something else than the board wants attention."""
+        self._go.ring()
+
     def command(self) -> tuple[int, Op, int]:
         """The command that stands on the board: seq, op, slot. It may be an old one."""
         row = self._row
@@ -49,18 +64,16 @@ class BoardRow:
         """A private copy of the row's action."""
         return self._board.read_action(self._row)
 
-    def answer(
-        self, seq: int, *, reward: float, terminated: bool, truncated: bool, busy_s: float, result: Result, note: bytes
-    ) -> None:
+    def answer(self, seq: int, answer: BoardAnswer) -> None:
         """Write the result, its number last, and ring."""
         row = self._row
-        if note:
-            self._board.write_note(row, note)
-        self._reward[row] = reward
-        self._terminated[row] = terminated
-        self._truncated[row] = truncated
-        self._busy_s[row] = busy_s
-        self._result[row] = result
+        if answer.note:
+            self._board.write_note(row, answer.note)
+        self._reward[row] = answer.reward
+        self._terminated[row] = answer.terminated
+        self._truncated[row] = answer.truncated
+        self._busy_s[row] = answer.busy_s
+        self._result[row] = answer.result
         self._done_ns[row] = time.monotonic_ns()
         self._done_seq[row] = seq
         self._done[self._bell[row]].ring()
@@ -72,23 +85,3 @@ class BoardRow:
         for bell in (self._go, *self._done):
             bell.close()
         self._board.close()
-
-
-def declare_lost(board_name: str, row: int, note: bytes) -> None:
-    """Write the end of a row whose env process is dead (after waitpid, by the supervisor), and wake the client.
-
-    Raises:
-        OSError: the board is gone: nobody waits for the row any more.
-    """
-    board = Board.attach_rows(board_name)
-    try:
-        board.write_note(row, note)
-        board.rows["result"][row] = Result.LOST
-        board.rows["done_ns"][row] = time.monotonic_ns()
-        board.rows["done_seq"][row] = board.rows["go_seq"][row]
-        for purpose in (done_bell(row), ANY_DONE):
-            bell = board.attach_bell(purpose)
-            bell.ring()
-            bell.close()
-    finally:
-        board.close()

@@ -16,9 +16,9 @@ from typing import Final
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
 from zmqcarla.broker.protocol import pack
+from zmqcarla.shm.board import declare_lost
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
-from zmqcarla.workers.board_row import declare_lost
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096

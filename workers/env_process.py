@@ -11,7 +11,6 @@ from there, and an older one is ignored.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import os
 import signal
@@ -19,26 +18,25 @@ import sys
 import time
 import traceback
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.broker.errors import ProtocolError, SimulatorStartError, SimulatorTimeoutError
 from zmqcarla.broker.protocol import pack, unpack
-from zmqcarla.shm.board import Op, Result
+from zmqcarla.shm.board import Op
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.board_row import BoardRow
 from zmqcarla.workers.broker_link import dealer
+from zmqcarla.workers.parent_death import die_with
 from zmqcarla.workers.served_env import ServedEnv, pack_note, pack_reply
 from zmqcarla.workers.worker_config import EnvProcessConfig
 
-_PR_SET_PDEATHSIG: Final = 1
 _LAST_WORDS_BYTES: Final = 4000  # below PIPE_BUF, so that the write never blocks
 _SEND_QUEUE: Final = 16
 _LOOK_MS: Final = 20
 _ERROR_CHARACTERS: Final = 20_000
-_PLAIN_RESET: Final[dict[str, Any]] = {"seed": None, "options": None}
 
 
 class _Stop(BaseException):
@@ -107,32 +105,16 @@ class EnvProcess:
                 self._serve(self._socket.recv_multipart())
 
     def _step_on_board(self, board: BoardRow, seq: int, op: Op, slot: int) -> None:
-        served, row = self._served, self._row
-        reward, terminated, truncated, busy_s = 0.0, False, False, 0.0
-        note, result = b"", Result.PLAIN
-        try:
-            if op is Op.STEP:
-                value = served.perform("step", [slot, board.action()], row, seq)
-                reward, terminated, truncated, info, _, busy_s = value
-            else:
-                info = served.perform("reset", _PLAIN_RESET | {"slot": slot}, row, seq)["info"]
-            if info:
-                note, result = pack_note(info), Result.NOTE
-        except (SimulatorStartError, SimulatorTimeoutError) as error:
-            self._abandon(error)
-        except Exception as error:  # whatever an env may raise is the client's to see
-            note, result = _describe(error), Result.ERROR
+        row = self._row
+        answer = self._served.perform_on_board(board, op, slot, row, seq, pack_note, self._error_note)
         self._seq, self._reply = seq, (b"", b"")
         self._page.enter(Phase.IDLE, row, seq)
-        board.answer(
-            seq,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            busy_s=busy_s,
-            result=result,
-            note=note,
-        )
+        board.answer(seq, answer)
+
+    def _error_note(self, error: Exception) -> bytes:
+        if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):
+            self._abandon(error)
+        return _describe(error)
 
     def close(self) -> None:
         """Close the env, as at the end of a lease, and the socket."""
@@ -248,15 +230,6 @@ def say_last_words(fd: int, error: BaseException) -> None:
     text = f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):
         os.write(fd, text.encode()[:_LAST_WORDS_BYTES])
-
-
-def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies; end at once when that has happened already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 def _log(text: str) -> None:

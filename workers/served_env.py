@@ -17,12 +17,12 @@ import gymnasium
 from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
 from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack
 from zmqcarla.shm.arena import Arena
-from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError
+from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op, Result
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
-from zmqcarla.workers.board_row import BoardRow
+from zmqcarla.workers.board_row import BoardAnswer, BoardRow
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
@@ -73,6 +73,29 @@ class ServedEnv:
             raise ProtocolError(f"expected one of {', '.join(self._ops)}, found op {op!r}")
         return perform(payload, row, seq)
 
+    def perform_on_board(
+        self,
+        board: BoardRow,
+        op: Op,
+        slot: int,
+        row: int,
+        seq: int,
+        pack_info: Callable[[Any], bytes],
+        pack_error: Callable[[Exception], bytes],
+    ) -> BoardAnswer:
+        """Do one step or reset that stands on the board; what the env raises becomes the note of the answer."""
+        try:
+            if op is Op.STEP:
+                value = self.perform("step", [slot, board.action()], row, seq)
+                reward, terminated, truncated, info, _, busy_s = value
+            else:
+                info = self.perform("reset", {"slot": slot, "seed": None, "options": None}, row, seq)["info"]
+                reward, terminated, truncated, busy_s = 0.0, False, False, 0.0
+            note = pack_info(info) if info else b""
+        except Exception as error:  # whatever an env may raise is the client's to see
+            return BoardAnswer(Result.ERROR, pack_error(error))
+        return BoardAnswer(Result.NOTE if info else Result.PLAIN, note, reward, terminated, truncated, busy_s)
+
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
         env, self._env = self._env, None
@@ -91,15 +114,18 @@ class ServedEnv:
         self.close()
         # The checker would only repeat on every worker what its author should run once; vector envs skip it as well.
         env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
-        self._env = env
-        self._same_step = autoreset == AUTORESET_SAME_STEP
-        self._flatten = make_flatten(env.observation_space)
+        self._adopt(env, autoreset)
         return {
             "observation_space": describe(env.observation_space),
             "action_space": describe(env.action_space),
             "metadata": {key: value for key, value in env.metadata.items() if _is_sendable(value)},
             "render_mode": env.render_mode,
         }
+
+    def _adopt(self, env: gymnasium.Env[Any, Any], autoreset: str) -> None:
+        self._env = env
+        self._same_step = autoreset == AUTORESET_SAME_STEP
+        self._flatten = make_flatten(env.observation_space)
 
     def _allowed_kwargs(self, env_id: Any, kwargs: Any) -> dict[str, Any]:
         if not isinstance(env_id, str) or not isinstance(kwargs, dict):

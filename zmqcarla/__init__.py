@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
+    from zmqcarla.async_vector_env import AsyncVectorEnv
     from zmqcarla.broker.errors import EmbeddedSimulatorWarning, ZmqCarlaError
     from zmqcarla.make import make_env, make_vec_env
     from zmqcarla.vector_env import VectorEnv
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "AsyncVectorEnv": ("zmqcarla.async_vector_env", "AsyncVectorEnv"),
     "CarlaEnv": ("zmqcarla.workers.carla_env", "CarlaEnv"),
     "EmbeddedSimulatorWarning": ("zmqcarla.broker.errors", "EmbeddedSimulatorWarning"),
     "VectorEnv": ("zmqcarla.vector_env", "VectorEnv"),
@@ -35,6 +37,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "AsyncVectorEnv",
     "CarlaEnv",
     "EmbeddedSimulatorWarning",
     "VectorEnv",

@@ -46,7 +46,7 @@ def _batch_equal(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str
                 batch[key][row] = value
         elif same and kind in _PLAIN:
             batch[key] = np.array(values, dtype=kind)
-        elif same and kind is dict:
+        elif same and kind is dict and key != "final_obs":  # a dict there is an observation: one object a row
             batch[key] = batch_infos(values, add_info)
         elif same and kind is str:
             batch[key] = np.array(values, dtype=object)

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import zmq
 
@@ -54,6 +54,52 @@ class Outcome:
     payload: Any
 
 
+class RowLease(Protocol):
+    """What a vector env needs of its rows: `Lease` over the bus, `LocalLease` in child processes."""
+
+    @property
+    def num_envs(self) -> int:
+        """How many rows."""
+        ...
+
+    @property
+    def workers(self) -> Sequence[str]:
+        """The worker behind each row."""
+        ...
+
+    def pack(self, value: Any, /) -> bytes:
+        """A value as it travels to the rows."""
+        ...
+
+    def unpack(self, frame: bytes, /) -> Any:
+        """What `pack`, or a row, made of a value."""
+        ...
+
+    def next_seq(self) -> int:
+        """The number of the next command."""
+        ...
+
+    def send(self, rows: Sequence[int], ops: Sequence[str], payloads: Sequence[bytes]) -> int:
+        """Send one command; returns its number."""
+        ...
+
+    def wait(self, seq: int, timeout_s: float) -> list[Outcome]:
+        """The outcomes of a command, in the order of its rows."""
+        ...
+
+    def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
+        """The first answer to one of several commands; None when none came in time."""
+        ...
+
+    def probe(self) -> list[Outcome]:
+        """Deaths that do not stand on the board."""
+        ...
+
+    def release(self) -> None:
+        """Give the rows back; safe to call twice."""
+        ...
+
+
 def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
     """A DEALER that never blocks its process at exit."""
     socket = context.socket(zmq.DEALER)
@@ -71,6 +117,9 @@ class Lease:
     Attributes:
         workers: the worker behind each row.
     """
+
+    pack = staticmethod(p.pack)
+    unpack = staticmethod(p.unpack)
 
     def __init__(self, address: str, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
         self.address = address

@@ -20,8 +20,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError
-from zmqcarla.broker.protocol import pack, unpack
-from zmqcarla.lease import Lease, Outcome
+from zmqcarla.lease import Outcome, RowLease
 from zmqcarla.shm.arena import Arena
 from zmqcarla.shm.bell import Bell
 from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, done_bell, go_bell
@@ -91,7 +90,7 @@ class Rows:
 
     def __init__(
         self,
-        lease: Lease,
+        lease: RowLease,
         arena: Arena,
         action_space: spaces.Space[Any],
         transport: Transport,
@@ -126,7 +125,7 @@ class Rows:
         self._attach_all(transport)
 
     def _attach_all(self, transport: Transport) -> None:
-        for outcome in self.ask(range(self.num_envs), "attach", [pack(self._attach)] * self.num_envs):
+        for outcome in self.ask(range(self.num_envs), "attach", [self._lease.pack(self._attach)] * self.num_envs):
             self.visible[outcome.row] = outcome.kind == "ok" and outcome.payload["visible"]
         self.on_board[:] = self.visible if self._board is not None else False
         if transport == "shm" and not self.on_board.all():
@@ -158,7 +157,7 @@ class Rows:
     def rebuild_payload(self, row: int, slot: int, seed: int | None, options: dict[str, Any] | None) -> bytes:
         """Payload of `rebuild`: open, attach and reset a row in a new process."""
         reset = {"slot": slot, "seed": seed, "options": options}
-        return pack({"open": self._open_payloads[row], "attach": self._attach, **reset})
+        return self._lease.pack({"open": self._open_payloads[row], "attach": self._attach, **reset})
 
     # --- a step ---
 
@@ -201,11 +200,11 @@ class Rows:
         self, rows: list[int], ops: Sequence[str] | Mapping[int, str], slot: int, read_action: Callable[[int], Any]
     ) -> int:
         payloads = [
-            pack([slot, read_action(row)])
+            self._lease.pack([slot, read_action(row)])
             if ops[row] == "step"
             else self.rebuild_payload(row, slot, None, None)
             if ops[row] == "rebuild"
-            else pack({"slot": slot, "seed": None, "options": None})
+            else self._lease.pack({"slot": slot, "seed": None, "options": None})
             for row in rows
         ]
         # A worker that is being rebuilt starts at its socket, so no bell has to ring for it.
@@ -282,7 +281,7 @@ class Rows:
             return time.monotonic_ns(), self._lost(told, batch)
         done_ns = int(columns["done_ns"][row])
         result = Result(int(columns["result"][row]))
-        note = unpack(self._board.read_note(row)) if result is not Result.PLAIN else {}
+        note = self._lease.unpack(self._board.read_note(row)) if result is not Result.PLAIN else {}
         if result is Result.ERROR:
             return done_ns, Outcome(row, "error", note)
         if result is Result.LOST:

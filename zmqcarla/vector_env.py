@@ -40,7 +40,7 @@ from zmqcarla.contract import (
 )
 from zmqcarla.first_k import FirstK, Received
 from zmqcarla.infos import batch_infos
-from zmqcarla.lease import Lease, Outcome
+from zmqcarla.lease import Outcome, RowLease
 from zmqcarla.rows import Batch, Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
@@ -75,7 +75,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def __init__(
         self,
-        lease: Lease,
+        lease: RowLease,
         env_id: str,
         env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         *,
@@ -115,7 +115,20 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return [{"env_id": env_id, "kwargs": dict(kwargs), "autoreset": mode} for kwargs in each]
 
     def _set_up(self, open_payloads: list[dict[str, Any]], transport: Transport, slots: int) -> None:
-        first, *others = self._open_all(open_payloads)
+        answers = self._open_all(open_payloads)
+        self._take_spaces(answers)
+        self.metadata = {**answers[0]["metadata"], "autoreset_mode": self.autoreset_mode}
+        self.render_mode = answers[0]["render_mode"]
+        reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
+        arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
+        self._ring = SlotRing(slots)
+        self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
+        self._first_k = FirstK(
+            self._rows, self._ring, self.single_action_space, self.autoreset_mode, self._reset_next, self._rebuild
+        )
+
+    def _take_spaces(self, answers: list[dict[str, Any]]) -> None:
+        first, *others = answers
         for row, other in enumerate(others, start=1):
             for space in ("observation_space", "action_space"):
                 if pack(other[space]) != pack(first[space]):
@@ -125,22 +138,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.single_action_space = build(first["action_space"])
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.metadata = {**first["metadata"], "autoreset_mode": self.autoreset_mode}
-        self.render_mode = first["render_mode"]
-        reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
-        arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
-        self._ring = SlotRing(slots)
-        self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
-        self._first_k = FirstK(
-            self._rows, self._ring, self.single_action_space, self.autoreset_mode, self._reset_next, self._rebuild
-        )
 
     def _open_all(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers: dict[int, dict[str, Any]] = {}
         rows = list(range(self.num_envs))
         outcomes: list[Outcome] = []
         for _ in range(_ATTEMPTS):  # a worker that dies meanwhile is asked again when it is back
-            seq = self._lease.send(rows, ["open"] * len(rows), [pack(payloads[row]) for row in rows])
+            seq = self._lease.send(rows, ["open"] * len(rows), [self._lease.pack(payloads[row]) for row in rows])
             outcomes = self._settled(self._lease.wait(seq, self._timeout_s))
             answers.update({outcome.row: outcome.payload for outcome in outcomes if outcome.kind == "ok"})
             rows = [outcome.row for outcome in outcomes if outcome.kind == "lost"]
@@ -222,7 +226,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         payloads = [
             living.rebuild_payload(row, slot, self._seeds[row], options)
             if op == "rebuild"
-            else pack({"slot": slot, "seed": self._seeds[row], "options": options})
+            else self._lease.pack({"slot": slot, "seed": self._seeds[row], "options": options})
             for row, op in zip(rows, ops, strict=True)
         ]
         return living.send(rows, ops, payloads)
@@ -396,7 +400,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._assert_idle("call_async")
         check_call_name(name)
         self._finish_abandoned()
-        payload = pack({"name": name, "args": list(args), "kwargs": kwargs})
+        payload = self._lease.pack({"name": name, "args": list(args), "kwargs": kwargs})
         self._pending = (self._send_all("call", [payload] * self.num_envs), -1, [])
         self._state = AsyncState.WAITING_CALL
 
@@ -420,7 +424,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         each = value_a_row(values, self.num_envs)
         self._assert_idle("set_attr")
         self._finish_abandoned()
-        seq = self._send_all("set_attr", [pack({"name": name, "value": value}) for value in each])
+        seq = self._send_all("set_attr", [self._lease.pack({"name": name, "value": value}) for value in each])
         self._answers(self._living_rows().collect(seq, self._timeout_s))
 
     def render(self) -> tuple[Any, ...] | None:
