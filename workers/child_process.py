@@ -19,7 +19,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 
 from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op
 from zmqcarla.shm.status_page import StatusPage

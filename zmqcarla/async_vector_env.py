@@ -133,7 +133,7 @@ class AsyncVectorEnv(VectorEnv):
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "expected a vector env of a pool for send() and recv(), found AsyncVectorEnv: make it by zmqcarla.make_vec_env"
+            "expected a vector env of a pool for send() and recv(), found AsyncVectorEnv: use zmqcarla.make_vec_env"
         )
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False, **kwargs: Any) -> None:

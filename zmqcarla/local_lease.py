@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 import numpy as np
 
 from zmqcarla.broker.errors import CommandTimeoutError, LeaseError, LeaseLostError
