@@ -55,8 +55,8 @@ class BrokerUnavailableError(ZmqCarlaError, TimeoutError):
 
     def __init__(self, address: str, timeout_s: float) -> None:
         super().__init__(
-            f"no broker answered at {address} within {timeout_s:g} s; start one with `zmqcarla up --workers N` "
-            "or `zmqcarla broker`, or pass address=None to let make_vec_env start a private pool"
+            f"no broker answered at {address} within {timeout_s:g} s; start one with `zmqcarla up --workers N` or "
+            "`zmqcarla broker`; in Python, make_vec_env without an address starts a private pool"
         )
         self.address = address
         self.timeout_s = timeout_s

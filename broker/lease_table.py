@@ -63,6 +63,8 @@ class _Worker:
     restarts: int = 0
     lease_id: bytes = b""
     row: int = -1
+    end: str = ""
+    """Why it is gone."""
 
     @property
     def free(self) -> bool:
@@ -198,11 +200,13 @@ class LeaseTable:
         self._queue = waiting
 
     def _suitable(self, message: p.LeaseRequest) -> list[_Worker]:
+        return [worker for worker in self._able(message) if worker.state != "gone"]
+
+    def _able(self, message: p.LeaseRequest) -> list[_Worker]:
         return [
             worker
             for worker in self._workers.values()
-            if worker.state != "gone"
-            and message.simulator in (None, worker.offer.simulator)
+            if message.simulator in (None, worker.offer.simulator)
             and message.gpu in (None, worker.offer.gpu)
             and any(fnmatch.fnmatchcase(message.env_id, pattern) for pattern in worker.offer.env_patterns)
         ]
@@ -215,12 +219,20 @@ class LeaseTable:
             wanted += f" on simulator {message.simulator!r}"
         if message.gpu is not None:
             wanted += f" on GPU {message.gpu}"
+        ended = [worker for worker in self._able(message) if worker.state == "gone"]
+        if ended and not suitable:
+            last = ended[-1]
+            text = (
+                f"expected workers for {wanted}, found that all {len(ended)} of them have ended and will not come "
+                f"back; worker {last.offer.worker_id}: {last.end}"
+            )
+            return p.Refused(message.request_id, "impossible", text)
         if living and not suitable:
             patterns = sorted({pattern for worker in living for pattern in worker.offer.env_patterns})
             text = (
                 f"expected workers for {wanted}, found {len(living)} workers that allow {', '.join(patterns)} on "
-                f"{', '.join(sorted({worker.offer.simulator for worker in living}))}: check the env id, or start "
-                f"workers with --env {message.env_id!r}"
+                f"{', '.join(sorted({worker.offer.simulator for worker in living}))}: check env id, simulator and gpu, "
+                "or start workers that allow them (--env, --simulator, --gpu)"
             )
             return p.Refused(message.request_id, "impossible", text)
         if now - request.asked_at >= message.timeout_s:
@@ -454,7 +466,7 @@ class LeaseTable:
     def _lose(self, worker: _Worker, reason: str, exit_code: int, *, final: bool) -> Iterator[Send]:
         """The worker's env process is dead: settle what it owed, or keep the news for the next command."""
         was_ready = worker.state == "ready"
-        worker.state = "gone" if final else "lost"
+        worker.state, worker.end = ("gone", reason) if final else ("lost", "")
         worker.env_process = b""
         lease = self._leases.get(worker.lease_id)
         if lease is None:

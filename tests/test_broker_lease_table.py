@@ -155,7 +155,18 @@ def test_a_spent_budget_is_final() -> None:
     assert _only(pool.lose(0, final=True), p.CommandReply).outcomes == ("gone",)
     assert _only(pool.step(lease_id, 2, (0,)), p.CommandReply).outcomes == ("gone",)
     pool.tell(CLIENT, p.Release(lease_id))
-    assert _only(pool.request(1), p.Queued).suitable_total == 0
+    refused = _only(pool.request(1), p.Refused)
+    assert refused.reason == "impossible"
+    assert "worker w0: killed by SIGKILL" in refused.text
+
+
+def test_a_request_that_waits_for_a_worker_which_never_comes_up_is_refused_with_the_reason() -> None:
+    pool = Pool()
+    pool.register(0)
+    _only(pool.request(1), p.Queued)
+    lost = p.WorkerLost("w0", 0, "the map is not OpenDRIVE; see w0.log", 2, 5, True)
+    refused = _only(pool.tell(b"s", lost), p.Refused)
+    assert "the map is not OpenDRIVE; see w0.log" in refused.text
 
 
 def test_a_silent_supervisor_is_a_lost_worker() -> None:

@@ -69,10 +69,11 @@ class _Worker:
                 return self.children.signal_env(number)
             case lifecycle.ReportLost(incarnation, reason, exit_code, restarts, final):
                 _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason)
-                self.children.declare_lost(reason, exit_code, restarts, final=final)
+                # The broker first: a client that learns of it on the board asks the broker for a new process at once.
                 self._link.report(
                     protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
                 )
+                self.children.declare_lost(reason, exit_code, restarts, final=final)
                 return []
 
     def offer(self) -> protocol.Register:

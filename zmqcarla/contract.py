@@ -117,6 +117,10 @@ def remote_error(outcome: Outcome) -> Exception:
     """The worker's exception: its own type where this process has it, with the worker's traceback in the text."""
     kind, text, traceback = outcome.payload["type"], outcome.payload["text"], outcome.payload["traceback"]
     text = f"{text}\n\nin the env of row {outcome.row}, whose worker said:\n{traceback}"
+    original = outcome.payload.get("exception")
+    if isinstance(original, Exception):  # only from a child process of ours: it keeps type and message
+        original.__cause__ = RemoteEnvError(text, kind, traceback)
+        return original
     known = _RAISED_AS_THEY_ARE.get(kind)
     if known is not None:
         try:

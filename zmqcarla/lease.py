@@ -43,6 +43,8 @@ class _News:
 
     boot_id: bytes = b""
     lost_text: str = ""
+    unanswered: int = 0
+    """Renewals since the broker was heard. Counted, not timed: a client that was stopped for a while is not alone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Lease:
         self.address = address
         self.workers: tuple[str, ...] = ()
         self._lease_id = b""
+        self._ttl_s = p.DEFAULT_TTL_S
         self._seq = 0
         self._socket = socket
         self._early: collections.deque[list[bytes]] = collections.deque()  # came while a probe was waited for
@@ -169,6 +172,7 @@ class Lease:
             raise
         lease._lease_id, lease.workers = leased.lease_id, leased.workers
         lease._news.boot_id = leased.boot_id
+        lease._ttl_s = ttl_s
         lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers))
         return lease
 
@@ -315,9 +319,15 @@ class Lease:
         return []
 
     def check_supervised(self) -> None:
-        """Raise LeaseLostError when the broker ended the lease, or this client released it."""
+        """Raise LeaseLostError when the broker ended the lease or is gone, or this client released it."""
         if self._news.lost_text:
             raise LeaseLostError(self._news.lost_text)
+        silent_s = self._news.unanswered * p.HEARTBEAT_S
+        if silent_s >= self._ttl_s:
+            raise LeaseLostError(
+                f"expected an answer of the broker at {self.address} every {p.HEARTBEAT_S:g} s, found it silent for "
+                f"{silent_s:g} s: the pool is gone, start it again (`zmqcarla up`) and make a new vector env"
+            )
         if self._finalizer is None or not self._finalizer.alive:
             raise LeaseLostError("expected a live lease, found one that was released")
 
@@ -341,11 +351,13 @@ def _renew(
         while not stop.wait(p.HEARTBEAT_S):
             if socket.poll(0, zmq.POLLOUT):
                 socket.send(renewal, zmq.NOBLOCK)
+            news.unanswered += 1
             while socket.poll(0):
                 answer = p.decode(socket.recv_multipart()[0])
                 match answer:
                     case p.Renewed():
                         news.boot_id = answer.boot_id
+                        news.unanswered = 0
                     case p.LeaseLost():
                         news.lost_text = answer.text
                         return

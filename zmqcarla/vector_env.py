@@ -546,7 +546,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for outcome in outcomes:
             if outcome.kind == "gone":
                 self.close(terminate=True)
-                raise WorkerLostError(f"row {outcome.row} will not come back: {outcome.payload}")
+                news = outcome.payload
+                raise WorkerLostError(
+                    f"row {outcome.row} (worker {news['worker_id']}) will not come back: {news['reason']}; exit code "
+                    f"{news['exit_code']}, {news['restarts']} restarts before"
+                )
         for outcome in outcomes:
             if outcome.kind == "error":
                 raise remote_error(outcome)
