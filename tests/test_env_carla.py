@@ -401,7 +401,7 @@ def test_a_town_that_the_server_does_not_have_is_an_error_that_lists_its_maps(ma
 
 def test_a_file_that_is_no_opendrive_is_an_error(make: Any, tmp_path: Path) -> None:
     (tmp_path / "a.xodr").write_text("hello")
-    with pytest.raises(MapNotFoundError, match="no <OpenDRIVE> element"):
+    with pytest.raises(MapNotFoundError, match="expected an OpenDRIVE file at"):
         make(map=str(tmp_path / "a.xodr")).reset()
 
 

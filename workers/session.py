@@ -11,6 +11,7 @@ import socket
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import carla
 
@@ -157,8 +158,12 @@ def read_opendrive(path: str) -> str:
         raise MapNotFoundError(
             f"expected an OpenDRIVE file at {path}, found {error}; pass the path of a .xodr file or a town's name"
         ) from error
-    if "<OpenDRIVE" not in text:
-        raise MapNotFoundError(f"expected an OpenDRIVE file at {path}, found no <OpenDRIVE> element in it")
+    try:
+        root = ElementTree.fromstring(text).tag
+    except ElementTree.ParseError as error:
+        raise MapNotFoundError(f"expected an OpenDRIVE file at {path}, found text that is not XML: {error}") from None
+    if root != "OpenDRIVE":
+        raise MapNotFoundError(f"expected an OpenDRIVE file at {path}, found a document with the root <{root}>")
     return text
 
 
