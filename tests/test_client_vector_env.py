@@ -29,7 +29,7 @@ from zmqcarla.broker.errors import (
 )
 from zmqcarla.lease import ask_status
 from zmqcarla.pool import LocalPool
-from zmqcarla.shm.segment import SegmentSpaceError
+from zmqcarla.shm.segment import SegmentSpaceError, sweep
 
 HERE = str(Path(__file__).parent)
 COUNTER = "client_envs:Counter-v0"
@@ -294,6 +294,39 @@ def test_a_private_pool_ends_with_its_vector_env(monkeypatch: pytest.MonkeyPatch
     vec.reset()
     vec.close()
     assert _pool_processes() == before
+
+
+_FORKING_CLIENT = """
+import os, signal, sys, zmqcarla
+options = dict(simulator="none", env_patterns=("client_envs:*",))
+vec = zmqcarla.make_vec_env(1, "client_envs:Counter-v0", pool_options=options)
+child = os.fork()
+if child == 0:
+    signal.pause()
+if sys.argv[1] == "close":
+    vec.close()
+print(child, flush=True)
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("ending", ["close", "kill"])
+def test_a_private_pool_ends_although_a_fork_of_its_client_lives(ending: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": HERE}
+    before = _pools_of_this_run()
+    command = [sys.executable, "-c", _FORKING_CLIENT, ending]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as client:
+        assert client.stdout is not None
+        fork = int(client.stdout.readline())
+        client.wait(20)
+        wait_until(lambda: _pools_of_this_run() <= before, "the pool to end")
+        os.kill(fork, signal.SIGKILL)
+    sweep()  # the fork held the lock of the arena
+
+
+def _pools_of_this_run() -> set[str]:
+    return {path.name for path in Path(os.environ["XDG_RUNTIME_DIR"], "zmqcarla").glob("pool-*.sock")}
 
 
 def _step_to_death(vec: zmqcarla.VectorEnv) -> None:

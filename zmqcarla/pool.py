@@ -28,6 +28,7 @@ from zmqcarla.shm.segment import sweep
 
 _STOP_TIMEOUT_S: Final = 12.0
 _BACKOFF_S: Final = 1.0
+_PARENT_CHECK_S: Final = 1.0
 _MAX_QUICK_DEATHS: Final = 5
 _QUICK_S: Final = 10.0
 _LOG_DIRECTORIES_KEPT: Final = 20
@@ -95,7 +96,7 @@ def run_pool(config: PoolConfig, lifeline_fd: int | None = None) -> int:
     ]
     stop_fds = [wake_read] if lifeline_fd is None else [wake_read, lifeline_fd]
     try:
-        return _watch(children, stop_fds)
+        return _watch(children, stop_fds, None if lifeline_fd is None else os.getppid())
     finally:
         for child in reversed(children):
             child.stop()
@@ -103,12 +104,13 @@ def run_pool(config: PoolConfig, lifeline_fd: int | None = None) -> int:
         signal.set_wakeup_fd(-1)
 
 
-def _watch(children: list[_Child], stop_fds: list[int]) -> int:
+def _watch(children: list[_Child], stop_fds: list[int], parent_pid: int | None) -> int:
+    """Restart what dies until told to stop, or until the parent is another one (a fork of it may hold the lifeline)."""
     for child in children:
         child.start()
     while True:
-        ready, _, _ = select.select([*stop_fds, *[child.pidfd for child in children]], [], [], 60.0)
-        if any(fd in ready for fd in stop_fds):
+        ready, _, _ = select.select([*stop_fds, *[child.pidfd for child in children]], [], [], _PARENT_CHECK_S)
+        if any(fd in ready for fd in stop_fds) or parent_pid not in (None, os.getppid()):
             return 0
         for child in (child for child in children if child.pidfd in ready):
             if not child.restart():
@@ -255,6 +257,7 @@ def _end_pool(pid: int, process: subprocess.Popen[bytes], lifeline: IO[bytes]) -
     if os.getpid() != pid:
         return
     lifeline.close()
+    process.terminate()  # processes that were forked from this one hold the pipe open as well
     try:
         process.wait(2 * _STOP_TIMEOUT_S + 2)
     except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -101,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
     server = build(road_map, options.port + 1, options.seed)
+    gc.freeze()  # the map lives as long as the process: no collection has to walk it
 
     def ready(stop: Callable[[], object]) -> None:
         _on_signal(stop)
