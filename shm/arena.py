@@ -8,6 +8,7 @@ error, never data.
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.segment import Segment, SegmentGoneError
 
 _MAGIC: Final = b"zmqcarla arena 1"
+_STAMP: Final = struct.Struct("=Q")
 DEFAULT_SLOTS: Final = 4
 
 
@@ -29,15 +31,19 @@ class Arena:
     Attributes:
         name: of the segment, for `attach` in another process.
         layout: where everything lies.
+        space: of one env's observation.
+        flatten: from an observation to its leaves.
+        memory: of the segment.
         row_seq: uint64 (slots, num_envs); the number of the command whose observation the row holds.
     """
 
     def __init__(self, segment: Segment, space: spaces.Space[Any], layout: Layout) -> None:
         self.name = segment.name
         self.layout = layout
+        self.space = space
+        self.flatten = make_flatten(space)
+        self.memory = segment.memory
         self._segment = segment
-        self._space = space
-        self._flatten = make_flatten(space)
         self.row_seq: NDArray[np.uint64] = np.ndarray(
             (layout.slots, layout.num_envs), np.uint64, segment.memory, layout.row_seq_offset_bytes
         )
@@ -76,21 +82,9 @@ class Arena:
             raise SegmentGoneError(errno.EINVAL, f"{name} was made for another space, or by another release")
         return cls(segment, space, layout)
 
-    def write_row(self, slot: int, row: int, observation: Any, seq: int) -> dict[int, Any]:
-        """Copy one env's observation into its row, then stamp it.
-
-        Returns:
-            The leaves that have no place in the arena, by their index; to be sent inline.
-        """
-        inline: dict[int, Any] = {}
-        for index, value in enumerate(self._flatten(observation)):
-            whole = self._whole[index]
-            if whole is None:
-                inline[index] = value
-            else:
-                whole[slot, row] = value
-        self.row_seq[slot, row] = seq
-        return inline
+    def row(self, row: int) -> ArenaRow:
+        """One row, as its worker writes it."""
+        return ArenaRow(self, row)
 
     def write_leaves(self, slot: int, row: int, leaves: Mapping[int, Any], seq: int) -> None:
         """Put leaves that came inline into a row (a worker that does not see the arena sends all of them)."""
@@ -122,7 +116,7 @@ class Arena:
             else whole[slot, row].copy()
             for index, whole in enumerate(self._whole)
         ]
-        return unflatten(self._space, iter(leaves))
+        return unflatten(self.space, iter(leaves))
 
     def gather(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> Any:
         """A private batch of some rows, row rows[i] from slot slots[i]: each leaf (len(rows), *shape)."""
@@ -133,7 +127,7 @@ class Arena:
                 continue
             places = zip(slots.tolist(), rows.tolist(), strict=True)
             leaves.append(tuple(self._inline[slot][index][row] for slot, row in places))
-        return unflatten(self._space, iter(leaves))
+        return unflatten(self.space, iter(leaves))
 
     def hand_out(self, slot: int, ring: SlotRing) -> Any:
         """The batch in `slot` as the tree of the space, every leaf (num_envs, *shape); zero-copy but for the reserve.
@@ -157,10 +151,64 @@ class Arena:
             ring.newest = slot
         else:
             ring.lend(slot, owner)
-        return unflatten(self._space, iter(leaves))
+        return unflatten(self.space, iter(leaves))
+
+    def row_leaves(self, slot: int, row: int) -> list[NDArray[Any] | None]:
+        """The places of one row's leaves, live, each of the leaf's shape; None for a leaf that travels inline."""
+        return [None if whole is None else whole[slot, row, ...] for whole in self._whole]
+
+    def stamp_offset_bytes(self, slot: int, row: int) -> int:
+        """Where `row_seq[slot, row]` stands in `memory`."""
+        return self.layout.row_seq_offset_bytes + 8 * (slot * self.layout.num_envs + row)
+
+    def all_carry(self, slot: int, seq: int) -> bool:
+        """Whether each row of a slot was written by command `seq`."""
+        begin = self.stamp_offset_bytes(slot, 0)
+        num_envs = self.layout.num_envs
+        return bool(self.memory[begin : begin + 8 * num_envs] == _STAMP.pack(seq) * num_envs)
 
     def close(self) -> None:
         """Unlink (creator) and let go, once; views that the caller still holds stay valid."""
         self._whole.clear()
         self.row_seq = np.empty((0, 0), np.uint64)
         self._segment.close()
+
+
+class ArenaRow:
+    """A worker's row: one place a slot for the env's observation. Made by `Arena.row`.
+
+    The places are made once; writing one costs a copy a leaf, and nothing where the env has written there itself.
+    """
+
+    def __init__(self, arena: Arena, row: int) -> None:
+        slots = range(arena.layout.slots)
+        self._flatten = arena.flatten
+        self._memory = arena.memory
+        self._leaves = [arena.row_leaves(slot, row) for slot in slots]
+        self._stamps = [arena.stamp_offset_bytes(slot, row) for slot in slots]
+        self.views: list[Any] = []
+        """For each slot the row as the tree of the space, writable; empty when some leaf travels inline."""
+        if not any(leaf.inline for leaf in arena.layout.leaves):
+            self.views = [unflatten(arena.space, iter(leaves)) for leaves in self._leaves]
+
+    def write(self, slot: int, observation: Any, seq: int) -> dict[int, Any]:
+        """Copy an observation into the row, but for leaves that are the row's own views, then stamp it.
+
+        Returns:
+            The leaves that have no place in the arena, by their index; to be sent inline.
+        """
+        inline: dict[int, Any] = {}
+        places = self._leaves[slot]
+        for index, value in enumerate(self._flatten(observation)):
+            place = places[index]
+            if place is None:
+                inline[index] = value
+            elif value is not place:
+                place[...] = value
+        _STAMP.pack_into(self._memory, self._stamps[slot], seq)
+        return inline
+
+    def close(self) -> None:
+        """Let go of the arena's memory; afterwards nothing can be written."""
+        self._leaves, self.views = [], []
+        del self._memory

@@ -2,19 +2,23 @@
 
     page 0      magic, num_envs
     rows        ROW [num_envs]: what is asked (written by the client), what came of it (written by the worker)
-    notes       [num_envs][NOTE_BYTES]: packed infos, errors and last words, when there are any
+    infos       [num_envs][INFO_BYTES]: the numbers of the infos, see `zmqcarla.shm.scalar_infos`
+    schemas     [num_envs][SCHEMA_BYTES]: what these numbers are
+    notes       [num_envs][NOTE_BYTES]: the rest of the infos packed, errors and last words, when there are any
     actions     one array a leaf of the action space, [num_envs, *shape]
 
 Bells wake, columns tell the truth: row i is done with command seq when done_seq == seq, or lost when its supervisor
-wrote
-`Result.LOST` after the death of the env process. A ring that comes late or twice changes nothing.
+wrote `Result.LOST` after the death of the env process. A ring that comes late or twice changes nothing. The worker's
+end of a row is `zmqcarla.shm.board_row`.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import struct
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +26,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from zmqcarla.shm.bell import Bell
-from zmqcarla.shm.layout import Layout, make_flatten, unflatten
+from zmqcarla.shm.layout import Layout, make_flatten, make_reader
+from zmqcarla.shm.scalar_infos import INFO_BYTES, SCHEMA_BYTES, Schema
 from zmqcarla.shm.segment import Segment, SegmentGoneError
 
 NOTE_BYTES: Final = 256 << 10
@@ -36,13 +41,24 @@ ROW: Final = np.dtype(
     {
         "names": [
             "go_seq", "op", "slot", "bell",
-            "done_seq", "done_ns", "reward", "busy_s", "note_bytes", "result", "terminated", "truncated",
+            "done_seq", "done_ns", "reward", "busy_s", "note_bytes", "result", "terminated", "truncated", "schema",
         ],
-        "formats": ["u8", "u4", "u4", "u4", "u8", "u8", "f8", "f8", "u4", "u1", "?", "?"],
-        "offsets": [0, 8, 12, 16, *(_LINE_BYTES + offset for offset in (0, 8, 16, 24, 32, 36, 37, 38))],
+        "formats": ["u8", "u4", "u4", "u4", "u8", "u8", "f8", "f8", "u4", "u1", "?", "?", "u8"],
+        "offsets": [0, 8, 12, 16, *(_LINE_BYTES + offset for offset in (0, 8, 16, 24, 32, 36, 37, 38, 40))],
         "itemsize": 2 * _LINE_BYTES,
     }
 )  # fmt: skip
+
+
+COMMAND: Final = struct.Struct("=QIII")
+"""go_seq, op, slot, bell."""
+DONE_SEQ: Final = struct.Struct("=Q")
+DONE_SEQ_OFFSET_BYTES: Final = _LINE_BYTES
+DONE: Final = struct.Struct("=QQddIB??xQ")
+"""done_seq and what ANSWER holds."""
+ANSWER: Final = struct.Struct("=QddIB??xQ")
+"""done_ns, reward, busy_s, note_bytes, result, terminated, truncated, schema; follows done_seq."""
+ANSWER_OFFSET_BYTES: Final = _LINE_BYTES + DONE_SEQ.size
 
 
 class NoteTooLongError(ValueError):
@@ -76,15 +92,19 @@ class Board:
     Attributes:
         name: of the segment.
         rows: ROW (num_envs,), live.
+        memory: of the segment.
+        infos: uint8 (num_envs, INFO_BYTES), live.
     """
 
     def __init__(self, segment: Segment, num_envs: int, action_space: spaces.Space[Any] | None) -> None:
         self.name = segment.name
+        self.memory = segment.memory
         self.rows: NDArray[Any] = np.ndarray((num_envs,), ROW, segment.memory, _HEADER_BYTES)
-        self._segment = segment
-        self._notes: NDArray[np.uint8] = np.ndarray(
-            (num_envs, NOTE_BYTES), np.uint8, segment.memory, _notes_offset_bytes(num_envs)
+        self.infos: NDArray[np.uint8] = np.ndarray(
+            (num_envs, INFO_BYTES), np.uint8, segment.memory, _infos_offset_bytes(num_envs)
         )
+        self._segment = segment
+        self._num_envs = num_envs
         self._action_space = action_space
         self._actions: list[NDArray[Any]] = []
         if action_space is not None:
@@ -144,19 +164,43 @@ class Board:
         for column, leaf in zip(self._actions, self._flatten(action), strict=True):
             column[row] = leaf
 
-    def read_action(self, row: int) -> Any:
-        """A private copy of one row's action: an element of the action space."""
-        leaves = [column[row].copy() for column in self._actions]
-        return unflatten(self._action_space, iter(leaves)) if self._action_space is not None else None
+    def action_reader(self, row: int) -> Callable[[], Any]:
+        """A function that returns a private copy of one row's action, an element of the action space."""
+        assert self._action_space is not None
+        return make_reader(self._action_space, [column[row : row + 1] for column in self._actions])
+
+    def row_offset_bytes(self, row: int) -> int:
+        """Where a row's ROW begins in `memory`."""
+        return _HEADER_BYTES + row * ROW.itemsize
+
+    def info_offset_bytes(self, row: int) -> int:
+        """Where the numbers of a row's infos begin in `memory`."""
+        return _infos_offset_bytes(self._num_envs) + row * INFO_BYTES
+
+    def write_schema(self, row: int, schema: Schema) -> None:
+        """Say what the numbers of a row's infos are."""
+        text = schema.text().ljust(SCHEMA_BYTES, b" ")
+        begin = _schemas_offset_bytes(self._num_envs) + row * SCHEMA_BYTES
+        self.memory[begin : begin + SCHEMA_BYTES] = text
+
+    def read_schema(self, row: int) -> Schema:
+        """What the numbers of a row's infos are.
+
+        Raises:
+            ValueError: no worker wrote that.
+        """
+        begin = _schemas_offset_bytes(self._num_envs) + row * SCHEMA_BYTES
+        return Schema.parse(self.memory[begin : begin + SCHEMA_BYTES])
 
     def write_note(self, row: int, note: bytes) -> None:
-        """Leave a packed note of at most NOTE_BYTES."""
-        self._notes[row, : len(note)] = np.frombuffer(note, np.uint8)
-        self.rows["note_bytes"][row] = len(note)
+        """Leave a packed note of at most NOTE_BYTES; its length belongs into the row."""
+        begin = _notes_offset_bytes(self._num_envs) + row * NOTE_BYTES
+        self.memory[begin : begin + len(note)] = note
 
     def read_note(self, row: int) -> bytes:
         """The packed note of a row."""
-        return self._notes[row, : int(self.rows["note_bytes"][row])].tobytes()
+        begin = _notes_offset_bytes(self._num_envs) + row * NOTE_BYTES
+        return self.memory[begin : begin + min(int(self.rows["note_bytes"][row]), NOTE_BYTES)]
 
     def waits(self, row: int) -> bool:
         """Whether the client has asked a row for something that is not done."""
@@ -169,6 +213,7 @@ class Board:
             OSError: the bells are gone: nobody waits for the row any more.
         """
         self.write_note(row, note)
+        self.rows["note_bytes"][row] = len(note)
         self.rows["result"][row] = Result.LOST
         self.rows["done_ns"][row] = time.monotonic_ns()
         self.rows["done_seq"][row] = self.rows["go_seq"][row]
@@ -189,7 +234,8 @@ class Board:
         """Let go; the creator's end removes the names of segment and bells."""
         self._actions.clear()
         self.rows = np.empty(0, ROW)
-        self._notes = np.empty((0, 0), np.uint8)
+        self.infos = np.empty((0, INFO_BYTES), np.uint8)
+        del self.memory
         self._segment.close()
 
 
@@ -220,8 +266,16 @@ def declare_lost(board_name: str, row: int, note: bytes) -> None:
         board.close()
 
 
-def _notes_offset_bytes(num_envs: int) -> int:
+def _infos_offset_bytes(num_envs: int) -> int:
     return _HEADER_BYTES + -(-num_envs * ROW.itemsize // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _schemas_offset_bytes(num_envs: int) -> int:
+    return _infos_offset_bytes(num_envs) + -(-num_envs * INFO_BYTES // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _notes_offset_bytes(num_envs: int) -> int:
+    return _schemas_offset_bytes(num_envs) + num_envs * SCHEMA_BYTES
 
 
 def _size_bytes(action_space: spaces.Space[Any], num_envs: int) -> int:

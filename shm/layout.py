@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 ALIGNMENT_BYTES: Final = 4096
 _FIXED: Final = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -124,6 +125,23 @@ def make_flatten(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
         subs = [make_flatten(sub) for sub in space.spaces]
         return lambda value: [leaf for flatten, part in zip(subs, value, strict=True) for leaf in flatten(part)]
     return lambda value: (value,)
+
+
+def make_reader(space: spaces.Space[Any], places: Sequence[NDArray[Any]]) -> Callable[[], Tree]:
+    """A function that returns a private copy of what stands in `places` now, as the tree of `space`.
+
+    Args:
+        space: all of its leaves of fixed size.
+        places: one array a leaf, in the order of `Layout.leaves`, each (1, *shape).
+    """
+    if len(places) == 1 and not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        place = places[0]
+        if place.ndim == 1:
+            return lambda: place[0]  # a numpy scalar is a copy
+        inner: NDArray[Any] = place[0]
+        return inner.copy
+    readers = [make_reader(spaces.Discrete(1), [place]) for place in places]
+    return lambda: unflatten(space, iter([read() for read in readers]))
 
 
 def unflatten(space: spaces.Space[Any], leaves: Iterator[Any]) -> Tree:

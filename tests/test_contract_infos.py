@@ -58,32 +58,48 @@ def _infos(draw: random.Random, schema: dict[str, Any], keep: float) -> dict[str
     }
 
 
-def _outcome(batch: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return batch()
-        except Exception as error:
-            return type(error)
+class _Upstream:
+    """What gymnasium makes of infos."""
+
+    @staticmethod
+    def rule(num_envs: int) -> Any:
+        return _Rows(num_envs).add
+
+    @staticmethod
+    def outcome(batch: Any) -> Any:
+        """The batch, or the type of what was raised."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return batch()
+            except Exception as error:
+                return type(error)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        add, batch = self.rule(len(rows)), dict[str, Any]()
+        for row, infos in enumerate(rows):
+            batch = add(batch, infos, row)
+        return batch
 
 
-def _upstream(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    vec, batch = _Rows(len(rows)), dict[str, Any]()
-    for row, infos in enumerate(rows):
-        batch = vec.add(batch, infos, row)
-    return batch
+upstream = _Upstream()
+
+
+def generated_rows(draw: random.Random) -> list[dict[str, Any]]:
+    """The infos of some rows, alike or not."""
+    schema, num_envs = _schema(draw, 0), draw.choice((1, 2, 3, 5))
+    keep = draw.choice((1.0, 1.0, 0.8, 0.3))
+    return [_infos(draw, schema, keep) for _ in range(num_envs)]
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_generated_infos_are_batched_as_upstream_does(seed: int) -> None:
     draw = random.Random(seed)
     for _ in range(100):
-        schema, num_envs = _schema(draw, 0), draw.choice((1, 2, 3, 5))
-        keep = draw.choice((1.0, 1.0, 0.8, 0.3))
-        rows = [_infos(draw, schema, keep) for _ in range(num_envs)]
+        rows = generated_rows(draw)
         travelled = [unpack(pack(infos)) for infos in rows]
         same(travelled, rows)
-        expected = _outcome(lambda rows=rows: _upstream(rows))
-        found = _outcome(lambda rows=travelled: batch_infos(rows, _Rows(len(rows)).add))
+        expected = upstream.outcome(lambda rows=rows: upstream(rows))
+        found = upstream.outcome(lambda rows=travelled: batch_infos(rows, _Rows(len(rows)).add))
         if expected is not found:
             same(found, expected)

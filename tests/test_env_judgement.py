@@ -11,7 +11,7 @@ from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.ego import EgoState
 from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
 from zmqcarla.workers.navigation import NUM_WAYPOINTS, RoadOption, RouteState
-from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, observation_space, observe
+from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, new_observation, observation_space, observe
 from zmqcarla.workers.reward import StepFacts, dense_reward, sparse_reward
 from zmqcarla.workers.termination import Ending, EndingJudge
 
@@ -44,9 +44,8 @@ CONFIG = CarlaEnvConfig(simulator="embedded")
 
 
 def test_the_observation_holds_the_named_values() -> None:
-    rgb = np.zeros((3, 224, 400), dtype=np.uint8)
     red = replace(EGO, light_id=7, light_is_red=True)
-    seen = observe(rgb, red, replace(ROUTE, lane_offset_m=-0.5), StepEvents(lane_invasion=True))
+    seen = observe(new_observation((400, 224)), red, replace(ROUTE, lane_offset_m=-0.5), StepEvents(lane_invasion=True))
     assert observation_space((400, 224)).contains(seen)
     assert seen["vehicle_state"][VEHICLE_STATE.index("yaw_deg")] == 90.0
     assert seen["navigation"][NAVIGATION.index("command")] == RoadOption.LANEFOLLOW
@@ -57,10 +56,9 @@ def test_the_observation_holds_the_named_values() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_the_observation_is_finite_and_within_its_bounds_whatever_the_simulator_says(bad: float) -> None:
-    rgb = np.zeros((3, 64, 64), dtype=np.uint8)
     ego = replace(EGO, acceleration_mps2=(bad, bad, bad), speed_mps=bad, position_m=(bad, 0.0, 0.0))
     route = replace(ROUTE, lane_offset_m=bad, waypoints_ego_m=np.full((NUM_WAYPOINTS, 2), bad))
-    assert observation_space((64, 64)).contains(observe(rgb, ego, route, StepEvents()))
+    assert observation_space((64, 64)).contains(observe(new_observation((64, 64)), ego, route, StepEvents()))
 
 
 def test_good_driving_earns_its_progress() -> None:

@@ -52,7 +52,7 @@ def arena() -> Generator[Arena]:
 def fill(arena: Arena, slot: int, value: int, seq: int) -> None:
     """Write all rows as workers and client do together."""
     for row in range(NUM_ENVS):
-        inline = arena.write_row(slot, row, observe(value + row), seq)
+        inline = arena.row(row).write(slot, observe(value + row), seq)
         arena.write_leaves(slot, row, inline, seq)
 
 
@@ -104,9 +104,9 @@ def test_flatten_and_unflatten_are_inverse(space: spaces.Space[Any]) -> None:
 
 def test_an_observation_without_the_spaces_tree_is_an_error(arena: Arena) -> None:
     with pytest.raises(KeyError):
-        arena.write_row(0, 0, {"camera": 0}, 1)
+        arena.row(0).write(0, {"camera": 0}, 1)
     with pytest.raises(ValueError, match="broadcast"):
-        arena.write_row(0, 0, {**observe(1), "camera": np.zeros((3, 5, 8), np.uint8)}, 1)
+        arena.row(0).write(0, {**observe(1), "camera": np.zeros((3, 5, 8), np.uint8)}, 1)
     assert arena.row_seq[0, 0] == 0  # what failed is not stamped
 
 
@@ -117,7 +117,7 @@ WORKER = """
 import sys
 from test_shm_arena import NUM_ENVS, SLOTS, SPACE, Arena, observe
 theirs = Arena.attach(sys.argv[1], SPACE, NUM_ENVS, SLOTS + 1)
-assert theirs.write_row(1, 1, observe(9), 8) == {5: "t9"}
+assert theirs.row(1).write(1, observe(9), 8) == {5: "t9"}
 theirs.close()
 """
 

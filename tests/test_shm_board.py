@@ -12,8 +12,8 @@ import pytest
 from gymnasium import spaces
 
 from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, declare_lost, done_bell, go_bell
+from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.segment import SegmentGoneError, sweep
-from zmqcarla.workers.board_row import BoardAnswer, BoardRow
 
 ACTIONS = spaces.Dict({"steer": spaces.Box(-10, 10, (2,), np.float32), "gear": spaces.Discrete(5)})
 
@@ -44,7 +44,7 @@ def test_a_command_and_its_result_cross_the_board(board: Board) -> None:
     assert action["steer"].tolist() == [2, 3]
     assert action["gear"] == 3
     assert action in ACTIONS
-    row.answer(9, BoardAnswer(Result.NOTE, b"packed infos", reward=1.5, terminated=True, busy_s=0.25))
+    row.answer(9, Result.NOTE, b"packed infos", reward=1.5, terminated=True, busy_s=0.25)
     assert board.attach_bell(done_bell(1)).wait(1)
     found = board.rows[1]
     assert (found["done_seq"], found["reward"], found["terminated"], found["truncated"]) == (9, 1.5, True, False)
@@ -69,7 +69,8 @@ def test_a_bell_that_nobody_rings_times_out(board: Board) -> None:
 def test_the_row_that_rings_the_common_bell_wakes_whoever_waits_for_the_first(board: Board) -> None:
     row = BoardRow(board.name, ACTIONS, 3, 2)
     board.rows["bell"][2] = 1
-    row.answer(1, BoardAnswer())
+    row.command()
+    row.answer(1)
     assert board.attach_bell(ANY_DONE).wait(1)
     assert not board.attach_bell(done_bell(2)).wait(0.01)
     row.close()

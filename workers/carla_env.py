@@ -23,8 +23,9 @@ from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import Episode, Moment
-from zmqcarla.workers.observation import Observation, observation_space, observe
+from zmqcarla.workers.observation import Observation, new_observation, observation_space, observe
 from zmqcarla.workers.reward import REWARDS, StepFacts
+from zmqcarla.workers.sensors import write_rgb
 from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
 from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
 from zmqcarla.workers.termination import Ending, EndingJudge
@@ -81,6 +82,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.server: Server | None = None
         self.session: Session | None = None
         self.episode: Episode | None = None
+        self._out: Observation | None = None
         if self.config.connect is None and self._simulator == "carla":
             carla_script(self.config.root)
         if self.config.connect is None and self.config.simulator is None and self._simulator == "embedded":
@@ -142,6 +144,14 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         truncated = self._steps >= self.config.max_steps
         return self._observation(), float(sum(terms.values())), terminated, truncated, self._info(ending, terms)
 
+    def bind_out(self, views: Observation) -> None:
+        """Take the arrays for the next observation, which reset or step then writes into and returns.
+
+        A pool worker calls this before each reset and step with the places of the shared-memory ring, so that no
+        observation is copied. Without it every observation consists of new arrays.
+        """
+        self._out = views
+
     def render(self) -> NDArray[np.uint8] | None:
         """Return the view from behind the vehicle, uint8 (height, width, 3), RGB, a new array.
 
@@ -151,8 +161,10 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             return None
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
-        assert self._moment.chase_rgb is not None
-        return np.ascontiguousarray(self._moment.chase_rgb.transpose(1, 2, 0))
+        width, height = self.config.image_size
+        picture = np.empty((height, width, 3), np.uint8)
+        write_rgb(self._moment.chase_image, picture.transpose(2, 0, 1))
+        return picture
 
     def close(self) -> None:
         """Destroy the actors, give the clock back, end an own server; a second call does nothing."""
@@ -164,8 +176,12 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._open().graph.lines()
 
     def _observation(self) -> Observation:
-        moment = self._moment
-        return observe(moment.rgb, moment.ego, moment.route, moment.events)
+        moment, out = self._moment, self._out
+        self._out = None
+        if out is None:
+            out = new_observation(self.config.image_size)
+        write_rgb(moment.image, out["rgb"])
+        return observe(out, moment.ego, moment.route, moment.events)
 
     def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
         assert self.episode is not None

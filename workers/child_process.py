@@ -22,8 +22,8 @@ from typing import Any, Final
 import cloudpickle
 
 from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op
+from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.status_page import StatusPage
-from zmqcarla.workers.board_row import BoardRow
 from zmqcarla.workers.parent_death import die_with
 from zmqcarla.workers.served_env import ServedEnv
 
@@ -119,11 +119,10 @@ class ChildProcess:
 
     def _step(self, board: BoardRow) -> None:
         seq, op, slot = board.command()
-        if op is Op.LOOK or seq <= self._seq:
+        if op == Op.LOOK or seq <= self._seq:
             return
-        answer = self._served.perform_on_board(board, op, slot, self._row, seq, _info_note, _error_note)
+        self._served.answer_on_board(board, op, slot, self._row, seq, _info_note, _error_note)
         self._seq = seq
-        board.answer(seq, answer)
 
     def _command(self, frame: bytes) -> None:
         seq, op, payload = pickle.loads(frame)

@@ -26,8 +26,8 @@ from zmqcarla.broker import protocol
 from zmqcarla.broker.errors import ProtocolError, SimulatorStartError, SimulatorTimeoutError
 from zmqcarla.broker.protocol import pack, unpack
 from zmqcarla.shm.board import Op
+from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.status_page import Phase, StatusPage
-from zmqcarla.workers.board_row import BoardRow
 from zmqcarla.workers.broker_link import dealer
 from zmqcarla.workers.parent_death import die_with
 from zmqcarla.workers.served_env import ServedEnv, pack_note, pack_reply
@@ -84,7 +84,7 @@ class EnvProcess:
         """Do what stands on the board until no bell rang for HEARTBEAT_S or it is gone; then look at the socket."""
         while board.wait(protocol.HEARTBEAT_S):
             seq, op, slot = board.command()
-            if op is Op.LOOK:
+            if op == Op.LOOK:
                 self._look(board)
             elif seq > self._seq:
                 self._step_on_board(board, seq, op, slot)
@@ -99,17 +99,14 @@ class EnvProcess:
         deadline = time.monotonic() + protocol.HEARTBEAT_S
         before = self._seq
         while self._seq == before and self._served.board is board and time.monotonic() < deadline:
-            if board.command()[1] is not Op.LOOK:
+            if board.command()[1] != Op.LOOK:
                 return
             if self._socket.poll(_LOOK_MS):
                 self._serve(self._socket.recv_multipart())
 
-    def _step_on_board(self, board: BoardRow, seq: int, op: Op, slot: int) -> None:
-        row = self._row
-        answer = self._served.perform_on_board(board, op, slot, row, seq, pack_note, self._error_note)
+    def _step_on_board(self, board: BoardRow, seq: int, op: int, slot: int) -> None:
+        self._served.answer_on_board(board, op, slot, self._row, seq, pack_note, self._error_note)
         self._seq, self._reply = seq, (b"", b"")
-        self._page.enter(Phase.IDLE, row, seq)
-        board.answer(seq, answer)
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):

@@ -44,16 +44,16 @@ class Moment:
     """All that is known after a reset or a step.
 
     Attributes:
-        rgb: uint8 (3, height, width), a new array: the driver's view.
-        chase_rgb: the same from behind the vehicle; None without a render mode.
+        image: the driver's view, a `carla.Image`.
+        chase_image: the same from behind the vehicle; None without a render mode.
         ego: the vehicle.
         route: its place on the route.
         events: infractions since the last moment.
         collided_with: actor type of the first thing hit since the last moment, "" for none.
     """
 
-    rgb: NDArray[np.uint8]
-    chase_rgb: NDArray[np.uint8] | None
+    image: Any
+    chase_image: Any | None
     ego: EgoState
     route: RouteState
     events: StepEvents
@@ -172,8 +172,8 @@ class Episode:
     def _look(self, frame: int, ran_red_light: bool) -> Moment:
         assert self._camera is not None
         assert self._collisions is not None
-        rgb = self._camera.picture(frame, self._config.timeout)
-        chase_rgb = None if self._chase_camera is None else self._chase_camera.picture(frame, self._config.timeout)
+        image = self._camera.picture(frame, self._config.timeout)
+        chase_image = None if self._chase_camera is None else self._chase_camera.picture(frame, self._config.timeout)
         hits = self._collisions.take()
         x_m, y_m, _ = self._ego.position_m
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
@@ -182,7 +182,7 @@ class Episode:
             lane_invasion=lane_invaded(route, self._half_width_m),
             ran_red_light=ran_red_light,
         )
-        return Moment(rgb, chase_rgb, self._ego, route, events, hits[0] if hits else "")
+        return Moment(image, chase_image, self._ego, route, events, hits[0] if hits else "")
 
     def _choose_scene(self, rng: np.random.Generator, options: Mapping[str, Any]) -> Scene:
         places: Sequence[Any] = self._session.map.get_spawn_points()

@@ -77,6 +77,7 @@ __all__ = [
     "VEHICLE_STATE",
     "WAYPOINTS",
     "WAYPOINT_SPACING_M",
+    "new_observation",
     "observation_space",
     "observe",
 ]
@@ -103,8 +104,14 @@ def observation_space(image_size: tuple[int, int]) -> spaces.Dict:
     return spaces.Dict(members)
 
 
-def observe(rgb: NDArray[np.uint8], ego: EgoState, route: RouteState, events: StepEvents) -> Observation:
-    """Put one moment into an observation of new arrays; `rgb` (3, height, width) is taken as it is."""
+def new_observation(image_size: tuple[int, int]) -> Observation:
+    """Return arrays for one observation."""
+    space = observation_space(image_size)
+    return {name: np.empty(part.shape or (), part.dtype) for name, part in space.spaces.items()}
+
+
+def observe(out: Observation, ego: EgoState, route: RouteState, events: StepEvents) -> Observation:
+    """Write one moment into the arrays of an observation, all but `rgb`, and return it."""
     vehicle_state = [
         *ego.position_m,
         *ego.rotation_deg,
@@ -130,16 +137,13 @@ def observe(rgb: NDArray[np.uint8], ego: EgoState, route: RouteState, events: St
         ego.light_is_red,
         route.at_junction,
     ]
-    return {
-        "rgb": rgb,
-        "vehicle_state": _bounded(vehicle_state, -_VEHICLE_LIMIT, _VEHICLE_LIMIT),
-        "navigation": _bounded(navigation, *_NAVIGATION_LIMITS),
-        "measurements": _bounded(measurements, *_MEASUREMENTS_LIMITS),
-    }
+    _write_bounded(out["vehicle_state"], vehicle_state, -_VEHICLE_LIMIT, _VEHICLE_LIMIT)
+    _write_bounded(out["navigation"], navigation, *_NAVIGATION_LIMITS)
+    _write_bounded(out["measurements"], measurements, *_MEASUREMENTS_LIMITS)
+    return out
 
 
-def _bounded(values: list[Any], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `values` as float32 within the bounds; what is not a number becomes 0."""
-    array = np.clip(np.array(values, dtype=np.float64), low, high).astype(np.float32)
-    array[np.isnan(array)] = 0.0
-    return array
+def _write_bounded(out: NDArray[Any], values: list[Any], low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+    """Write `values` within the bounds; what is not a number becomes 0."""
+    out[...] = np.clip(np.array(values, dtype=np.float64), low, high)
+    out[np.isnan(out)] = 0.0

@@ -67,8 +67,8 @@ class Camera:
         """The sensor's actor id."""
         return int(self._sensor.id)
 
-    def picture(self, frame: int, timeout_s: float) -> NDArray[np.uint8]:
-        """Return the picture of one tick as a new array, uint8 (3, height, width), RGB.
+    def picture(self, frame: int, timeout_s: float) -> Any:
+        """Return the `carla.Image` of one tick.
 
         Raises:
             SimulatorTimeoutError: it did not come within `timeout_s`.
@@ -88,7 +88,7 @@ class Camera:
                 ) from None
             newest = int(image.frame)
             if newest == frame:
-                return rgb_of(image)
+                return image
         raise SimulatorError(
             f"expected the camera picture of frame {frame}, found frame {newest} after it; "
             "another client may be ticking this server: only one may"
@@ -134,10 +134,8 @@ class CollisionLog:
         self._sensor.stop()
 
 
-def rgb_of(image: Any) -> NDArray[np.uint8]:
-    """Copy a CARLA image (BGRA rows) into a new array, uint8 (3, height, width), RGB."""
+def write_rgb(image: Any, out: NDArray[np.uint8]) -> None:
+    """Write a CARLA image (BGRA rows) as RGB into `out`, uint8 (3, height, width), of any strides."""
     bgra = np.frombuffer(image.raw_data, dtype=np.uint8).reshape(image.height, image.width, 4)
-    rgb = np.empty((3, image.height, image.width), dtype=np.uint8)
     for channel in range(3):
-        rgb[channel] = bgra[:, :, 2 - channel]
-    return rgb
+        out[channel] = bgra[:, :, 2 - channel]

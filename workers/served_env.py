@@ -13,20 +13,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import gymnasium
+from gymnasium import wrappers
 
 from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
 from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack
-from zmqcarla.shm.arena import Arena
+from zmqcarla.shm.arena import Arena, ArenaRow
 from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op, Result
+from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
-from zmqcarla.workers.board_row import BoardAnswer, BoardRow
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
+_TRANSPARENT_WRAPPERS: Final = (
+    wrappers.OrderEnforcing,
+    wrappers.PassiveEnvChecker,
+    wrappers.RecordEpisodeStatistics,
+    wrappers.TimeLimit,
+)
 
 
 class ServedEnv:
@@ -47,6 +54,8 @@ class ServedEnv:
         self._env: gymnasium.Env[Any, Any] | None = None
         self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
         self._arena: Arena | None = None
+        self._arena_row: ArenaRow | None = None
+        self._bind_out: Callable[[int], None] | None = None
         self.board: BoardRow | None = None
         self._same_step = False
         self._final_slot = 0
@@ -73,28 +82,34 @@ class ServedEnv:
             raise ProtocolError(f"expected one of {', '.join(self._ops)}, found op {op!r}")
         return perform(payload, row, seq)
 
-    def perform_on_board(
+    def answer_on_board(
         self,
         board: BoardRow,
-        op: Op,
+        op: int,
         slot: int,
         row: int,
         seq: int,
         pack_info: Callable[[Any], bytes],
         pack_error: Callable[[Exception], bytes],
-    ) -> BoardAnswer:
-        """Do one step or reset that stands on the board; what the env raises becomes the note of the answer."""
+    ) -> None:
+        """Do one step or reset that stands on the board and answer there; what the env raises is an answer too."""
+        page = self._page
+        began_s = time.perf_counter()
         try:
-            if op is Op.STEP:
-                value = self.perform("step", [slot, board.action()], row, seq)
-                reward, terminated, truncated, info, _, busy_s = value
+            if op == Op.STEP:
+                reward, terminated, truncated, info, _ = self._advance(slot, board.action(), row, seq)
             else:
-                info = self.perform("reset", {"slot": slot, "seed": None, "options": None}, row, seq)["info"]
-                reward, terminated, truncated, busy_s = 0.0, False, False, 0.0
-            note = pack_info(info) if info else b""
+                info = self._reset({"slot": slot, "seed": None, "options": None}, row, seq)["info"]
+                reward, terminated, truncated = 0.0, False, False
+            schema, note = board.put_info(info, pack_info) if info else (0, b"")
         except Exception as error:  # whatever an env may raise is the client's to see
-            return BoardAnswer(Result.ERROR, pack_error(error))
-        return BoardAnswer(Result.NOTE if info else Result.PLAIN, note, reward, terminated, truncated, busy_s)
+            note = pack_error(error)
+            page.enter(Phase.IDLE, row, seq)
+            board.answer(seq, Result.ERROR, note)
+            return
+        busy_s = time.perf_counter() - began_s
+        page.enter(Phase.IDLE, row, seq)
+        board.answer(seq, Result.NOTE if note else Result.PLAIN, note, schema, reward, terminated, truncated, busy_s)
 
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
@@ -158,6 +173,8 @@ class ServedEnv:
         self._detach()
         try:
             self._arena = Arena.attach(name, env.observation_space, num_envs, slots)
+            self._arena_row = self._arena.row(row)
+            self._bind_out = _binder(env, self._arena_row.views)
             self._final_slot = slots - 1
             if board_name is not None:
                 self.board = BoardRow(board_name, env.action_space, num_envs, row)
@@ -168,8 +185,12 @@ class ServedEnv:
 
     def _detach(self) -> None:
         arena, self._arena = self._arena, None
+        arena_row, self._arena_row = self._arena_row, None
         board, self.board = self.board, None
+        self._bind_out = None
         self._page.fields["board"] = b""
+        if arena_row is not None:
+            arena_row.close()
         if arena is not None:
             arena.close()
         if board is not None:
@@ -178,6 +199,8 @@ class ServedEnv:
     def _reset(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
         slot, seed, options = _fields(payload, "reset", "slot", "seed", "options")
         self._page.enter(Phase.RESETTING, row, seq)
+        if self._bind_out is not None:
+            self._bind_out(slot)
         observation, info = self._opened().reset(seed=seed, options=options)
         return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
 
@@ -189,21 +212,31 @@ class ServedEnv:
         return self._reset(payload, row, seq)
 
     def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
-        began = time.perf_counter()
+        began_s = time.perf_counter()
         slot, action = payload
+        # A list, not a tuple: tuples are a msgpack extension, which takes ten times as long.
+        return [*self._advance(slot, action, row, seq), time.perf_counter() - began_s]
+
+    def _advance(
+        self, slot: int, action: Any, row: int, seq: int
+    ) -> tuple[float, bool, bool, dict[str, Any], dict[int, Any]]:
+        """One step of the env: reward, terminated, truncated, info, and the leaves that travel inline."""
         page = self._page
         page.enter(Phase.STEPPING, row, seq)
-        env = self._opened()
+        env = self._env or self._opened()
+        if self._bind_out is not None:
+            self._bind_out(slot)
         observation, reward, terminated, truncated, info = env.step(action)
         if self._same_step and (terminated or truncated):
             # Before the reset, for envs reuse their buffers.
             final_obs = self._deliver(self._final_slot, row, observation, seq)
+            if self._bind_out is not None:
+                self._bind_out(slot)
             observation, reset_info = env.reset()
             info = {"final_info": info, "final_obs": final_obs, **reset_info}
         inline = self._deliver(slot, row, observation, seq)
-        page.fields["steps"] += 1
-        # A list, not a tuple: tuples are a msgpack extension, which takes ten times as long.
-        return [float(reward), bool(terminated), bool(truncated), info, inline, time.perf_counter() - began]
+        page.count_step()
+        return float(reward), bool(terminated), bool(truncated), info, inline
 
     def _call(self, payload: Any, row: int, seq: int) -> Any:
         name, args, kwargs = _fields(payload, "call", "name", "args", "kwargs")
@@ -237,9 +270,24 @@ class ServedEnv:
 
     def _deliver(self, slot: int, row: int, observation: Any, seq: int) -> dict[int, Any]:
         """Write the observation into the arena; what has no place there is returned, by the index of its leaf."""
-        if self._arena is not None:
-            return self._arena.write_row(slot, row, observation, seq)
+        if self._arena_row is not None:
+            return self._arena_row.write(slot, observation, seq)
         return dict(enumerate(self._flatten(observation)))
+
+
+def _binder(env: gymnasium.Env[Any, Any], views: Sequence[Any]) -> Callable[[int], None] | None:
+    """A function that tells the env where its next observation goes, for an env that offers `bind_out(views)`.
+
+    Not with a wrapper that may keep or change observations: a frame stack over places that are used again and again
+    would show the newest frame several times.
+    """
+    inner: Any = env
+    while type(inner) in _TRANSPARENT_WRAPPERS:
+        inner = inner.env
+    bind_out: Any = getattr(inner, "bind_out", None)
+    if not views or inner is not env.unwrapped or not callable(bind_out):
+        return None
+    return lambda slot: bind_out(views[slot])
 
 
 def pack_note(info: Any) -> bytes:

@@ -28,6 +28,7 @@ from zmqcarla.actions import checked_actions
 from zmqcarla.broker.errors import CommandTimeoutError
 from zmqcarla.infos import AddInfo, batch_infos
 from zmqcarla.lease import Outcome
+from zmqcarla.row_states import RowStates
 from zmqcarla.rows import Batch, Rows
 from zmqcarla.shm.ring import SlotRing
 
@@ -46,9 +47,7 @@ class FirstK:
         rows: of the vector env.
         ring: of its slots.
         action_space: of one env.
-        mode: what happens to a row whose episode ended.
-        reset_next: bool (num_envs,), shared with the vector env: rows whose next action is a reset.
-        rebuild: bool (num_envs,), shared with the vector env: rows whose worker died.
+        states: of the vector env's rows.
     """
 
     def __init__(
@@ -56,17 +55,13 @@ class FirstK:
         rows: Rows,
         ring: SlotRing,
         action_space: gymnasium.Space[Any],
-        mode: AutoresetMode,
-        reset_next: NDArray[np.bool_],
-        rebuild: NDArray[np.bool_],
+        states: RowStates,
     ) -> None:
         self._rows = rows
         self._ring = ring
         self._action_space = action_space
         self._batch_space = functools.lru_cache(functools.partial(batch_space, action_space))
-        self._mode = mode
-        self._reset_next = reset_next
-        self._rebuild = rebuild
+        self._states = states
         n = rows.num_envs
         self._slots: tuple[int, int] | None = None
         self._where: NDArray[np.intp] = np.zeros(n, np.intp)  # the slot with each row's last observation
@@ -85,7 +80,7 @@ class FirstK:
 
     def check_idle(self, name: str) -> None:
         """Raise AlreadyPendingCallError when a result is outstanding."""
-        if self._on_bus or self._done_ns or self._on_board.any():
+        if self._slots is not None and self.outstanding:
             raise AlreadyPendingCallError(
                 f"Calling `{name}` while waiting for a pending call to `recv` to complete.", "recv"
             )
@@ -101,10 +96,10 @@ class FirstK:
         self._begin()
         assert self._slots is not None
         for row, action in zip(rows, each, strict=True):
-            if self._rebuild[row] and self._mode is AutoresetMode.DISABLED:
+            if self._states.rebuild[row] and self._states.mode is AutoresetMode.DISABLED:
                 self._finish_idle(row)
                 continue
-            op = "rebuild" if self._rebuild[row] else "reset" if self._reset_next[row] else "step"
+            op = "rebuild" if self._states.rebuild[row] else "reset" if self._states.reset_next[row] else "step"
             seq, on_board = self._rows.begin_row(row, op, self._target(row), action)
             self._seqs[row] = seq
             if on_board:
@@ -227,7 +222,7 @@ class FirstK:
         self._done_ns[row] = done_ns
         if row not in self._batch.losses:
             self._where[row] = slot
-            self._rebuild[row] = False
+            self._states.note_rebuilt(row)
 
     def deliver(self, k: int) -> Received:
         """The k rows that were done first, in that order."""
@@ -235,8 +230,7 @@ class FirstK:
         batch, infos = self._batch, [self._info(row) for row in oldest]
         ids = np.array(oldest, np.intp)
         terminated, truncated = batch.terminated[ids], batch.truncated[ids]
-        self._reset_next[ids] = (terminated | truncated) if self._mode is AutoresetMode.NEXT_STEP else False
-        self._reset_next[ids] |= self._rebuild[ids]
+        self._states.note_rows(ids, terminated | truncated)
         observations = self._rows.gather(self._where[ids], ids)
         for row in oldest:
             del self._done_ns[row]
@@ -247,12 +241,13 @@ class FirstK:
     def _info(self, row: int) -> dict[str, Any]:
         news, info = self._batch.losses.get(row), self._batch.infos[row]
         if news is not None:
-            self._batch.truncated[row] = self._rebuild[row] = True
+            self._batch.truncated[row] = True
+            self._states.note_loss([row])
             info = {"worker_lost": news}
-            if self._mode is AutoresetMode.SAME_STEP:
+            if self._states.mode is AutoresetMode.SAME_STEP:
                 final_obs = self._rows.observation(int(self._where[row]), row)
                 info |= {"final_obs": final_obs, "final_info": {"worker_lost": news}}
-        elif self._mode is AutoresetMode.SAME_STEP and "final_obs" in info:
+        elif self._states.mode is AutoresetMode.SAME_STEP and "final_obs" in info:
             info["final_obs"] = self._rows.final_observation(row, info["final_obs"])
         return info
 

@@ -34,6 +34,15 @@ def batch_infos(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str,
     return _batch_equal(infos, add_info)
 
 
+def joined(columns: dict[str, Any], others: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Two batches of infos that share no key as one, in the order of `keys`."""
+    if not columns:
+        return others
+    both = {**columns, **others}
+    ordered = {name: both[name] for key in keys for name in (key, f"_{key}") if name in both}
+    return {**ordered, **both}
+
+
 def _batch_equal(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     for key in infos[0]:

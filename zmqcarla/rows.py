@@ -20,19 +20,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError
+from zmqcarla.client_board import ANY_BELL, OWN_BELL, ClientBoard
 from zmqcarla.lease import Outcome, RowLease
 from zmqcarla.shm.arena import Arena
-from zmqcarla.shm.bell import Bell
-from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, done_bell, go_bell
+from zmqcarla.shm.board import Board, Op, Result
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.segment import SegmentGoneError
 
 Transport = Literal["auto", "shm", "zmq"]
 
-_SLICE_S: Final = 0.5
-"""How long a wait on a bell lasts before the lease is looked at."""
-_OWN_BELL, _ANY_BELL = 0, 1
-_OP = {"step": Op.STEP, "reset": Op.RESET}
+_OP: Final = {"step": Op.STEP, "reset": Op.RESET}
 
 
 @dataclasses.dataclass(slots=True)
@@ -43,7 +40,9 @@ class Batch:
         rewards: float64.
         terminated: bool.
         truncated: bool.
-        infos: one dict a row.
+        infos: one dict a row; empty when no row has any.
+        columns: infos of all rows that are one batch already.
+        info_keys: in which order `columns` and `infos` stand together.
         losses: what the supervisor or broker says of rows whose worker died.
         slowest_s: the longest time that one worker spent on its step.
     """
@@ -53,6 +52,8 @@ class Batch:
     truncated: NDArray[np.bool_]
     infos: list[dict[str, Any]]
     losses: dict[int, dict[str, Any]]
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+    info_keys: tuple[str, ...] = ()
     slowest_s: float = 0.0
 
     def clear_row(self, row: int) -> None:
@@ -102,9 +103,11 @@ class Rows:
         self._lease = lease
         self._arena = arena
         self._open_payloads = open_payloads
-        self._board: Board | None = None
+        self._board: ClientBoard | None = None
         self._bus_seq = 0
+        self._everyone = list(range(self.num_envs))
         self._asked: list[int] = []
+        self._all_on_board = False
         self._told: dict[int, Outcome] = {}  # what the broker knew when a row was late
         self._fixed = not any(leaf.inline for leaf in arena.layout.leaves) and Board.can_hold(action_space)
         if transport == "shm" and not self._fixed:
@@ -112,10 +115,7 @@ class Rows:
                 'expected spaces of fixed sizes for transport="shm", found one with Text, Sequence or Graph; use "auto"'
             )
         if transport != "zmq" and self._fixed:
-            self._board = Board.create(action_space, self.num_envs)
-            self._go: list[Bell] = [self._board.create_bell(go_bell(row)) for row in range(self.num_envs)]
-            self._done: list[Bell] = [self._board.create_bell(done_bell(row)) for row in range(self.num_envs)]
-            self._any = self._board.create_bell(ANY_DONE)
+            self._board = ClientBoard(action_space, self.num_envs, lease.unpack)
         self._attach = {
             "arena": arena.name,
             "board": None if self._board is None else self._board.name,
@@ -128,6 +128,7 @@ class Rows:
         for outcome in self.ask(range(self.num_envs), "attach", [self._lease.pack(self._attach)] * self.num_envs):
             self.visible[outcome.row] = outcome.kind == "ok" and outcome.payload["visible"]
         self.on_board[:] = self.visible if self._board is not None else False
+        self._all_on_board = bool(self.on_board.all())
         if transport == "shm" and not self.on_board.all():
             raise SegmentGoneError(
                 f'expected workers that see this /dev/shm for transport="shm", found rows '
@@ -146,8 +147,7 @@ class Rows:
         if self._board is not None:
             for row in rows:
                 if self.on_board[row]:
-                    self._board.rows["op"][row] = Op.LOOK
-                    self._go[row].ring()
+                    self._board.look(row)
         return seq
 
     def collect(self, seq: int, timeout_s: float) -> list[Outcome]:
@@ -161,8 +161,18 @@ class Rows:
 
     # --- a step ---
 
+    def begin_all(self, slot: int, actions: Any, read_action: Callable[[int], Any]) -> int:
+        """Ask every row for one step, none for a reset: what `begin` does, at once when all stand on the board."""
+        if self._board is None or not self._all_on_board:
+            return self.begin(slot, actions, ["step"] * self.num_envs, read_action)
+        self._bus_seq = 0
+        self._asked = self._everyone
+        seq = self._lease.next_seq()
+        self._board.step_all(actions, slot, seq)
+        return seq
+
     def begin(self, slot: int, actions: Any, ops: Sequence[str], read_action: Callable[[int], Any]) -> int:
-        """Ask every row for one step.
+        """Ask the rows for one step each.
 
         Args:
             slot: of the arena, for the observations.
@@ -174,26 +184,13 @@ class Rows:
             The number of this step.
         """
         on_bus = [row for row, op in enumerate(ops) if op and (op == "rebuild" or not self.on_board[row])]
-        self._bus_seq = 0
-        if on_bus:
-            self._bus_seq = self._send_step(on_bus, ops, slot, read_action)
+        self._bus_seq = self._send_step(on_bus, ops, slot, read_action) if on_bus else 0
         seq = self._bus_seq or self._lease.next_seq()
-        board = self._board
-        if board is None or len(on_bus) == self.num_envs:
-            self._asked = []
-            return seq
-        board.write_actions(actions)
-        columns = board.rows
-        if not on_bus and all(op == "step" for op in ops):
-            columns["op"], columns["slot"], columns["bell"] = Op.STEP, slot, _OWN_BELL
-            columns["go_seq"] = seq
-            self._asked = list(range(self.num_envs))
-            for bell in self._go:
-                bell.ring()
-            return seq
         self._asked = [row for row, op in enumerate(ops) if op and row not in on_bus]
-        for row in self._asked:
-            self._ask_on_board(row, _OP[ops[row]], slot, seq, _OWN_BELL)
+        if self._asked and self._board is not None:
+            self._board.write_actions(actions)
+            for row in self._asked:
+                self._board.ask(row, _OP[ops[row]], slot, seq, OWN_BELL)
         return seq
 
     def _send_step(
@@ -210,13 +207,6 @@ class Rows:
         # A worker that is being rebuilt starts at its socket, so no bell has to ring for it.
         return self._lease.send(rows, [ops[row] for row in rows], payloads)
 
-    def _ask_on_board(self, row: int, op: Op, slot: int, seq: int, bell: int) -> None:
-        assert self._board is not None
-        columns = self._board.rows
-        columns["op"][row], columns["slot"][row], columns["bell"][row] = op, slot, bell
-        columns["go_seq"][row] = seq
-        self._go[row].ring()
-
     def finish(self, seq: int, slot: int, timeout_s: float) -> tuple[Batch, list[Outcome]]:
         """Wait for all rows of `begin`.
 
@@ -228,75 +218,64 @@ class Rows:
             LeaseLostError: the broker ended the lease.
             StaleRowError: a row does not carry this step's number.
         """
-        deadline = time.monotonic() + timeout_s
-        batch = Batch.empty(self.num_envs)
-        failed: list[Outcome] = []
-        for row in self._asked:
-            self._wait_row(row, seq, deadline, timeout_s)
-        # All waiting comes before all reading, so that a wait that timed out can be taken up again.
-        outcomes = self.collect(self._bus_seq, max(deadline - time.monotonic(), 0.0)) if self._bus_seq else []
-        if self._asked:
-            self._read_board(seq, slot, batch, failed)
-        failed += self.read_bus(outcomes, seq, slot, batch)
-        return batch, failed
-
-    def _wait_row(self, row: int, seq: int, deadline: float, timeout_s: float) -> None:
-        assert self._board is not None
-        done_seq = self._board.rows["done_seq"]
-        bell = self._done[row]
-        while done_seq[row] != seq and row not in self._told:
-            remaining_s = deadline - time.monotonic()
-            if remaining_s < 0:
+        deadline_s = time.monotonic() + timeout_s
+        board = self._board
+        if board is not None and self._asked:
+            late = board.wait_rows(self._asked, seq, deadline_s, self._is_told)
+            if late is not None:
                 raise CommandTimeoutError(
-                    f"expected step {seq} of row {row} (worker {self._lease.workers[row]}) within {timeout_s:g} s; "
+                    f"expected step {seq} of row {late} (worker {self._lease.workers[late]}) within {timeout_s:g} s; "
                     "look at `zmqcarla status` and the worker's log",
                     timeout_s,
                 )
-            if not bell.wait(min(remaining_s, _SLICE_S)):
-                self._told.update({outcome.row: outcome for outcome in self._lease.probe()})
-
-    def _read_board(self, seq: int, slot: int, batch: Batch, failed: list[Outcome]) -> None:
-        assert self._board is not None
-        columns = self._board.rows
-        if len(self._asked) == self.num_envs and not self._told and not columns["result"].any():
-            batch.rewards[:] = columns["reward"]
-            batch.terminated[:] = columns["terminated"]
-            batch.truncated[:] = columns["truncated"]
-            batch.slowest_s = float(columns["busy_s"].max())
-            stamps = self._arena.row_seq[slot]
-            if not (stamps == seq).all():
-                raise StaleRowError(f"expected all rows of slot {slot} to carry step {seq}, found {stamps.tolist()}")
-            return
+        # All waiting comes before all reading, so that a wait that timed out can be taken up again.
+        if self._bus_seq:
+            outcomes = self.collect(self._bus_seq, max(deadline_s - time.monotonic(), 0.0))
+        else:
+            outcomes = []
+            if board is not None and self._asked is self._everyone and not self._told:
+                results = board.read_all(seq)
+                if results is not None:
+                    self._check_stamps(slot, seq)
+                    return Batch(*results[:4], {}, *results[4:]), []
+        batch = Batch.empty(self.num_envs)
+        failed: list[Outcome] = []
         for row in self._asked:
             _, outcome = self.read_row(row, seq, slot, batch)
             if outcome is not None:
                 failed.append(outcome)
+        failed += self.read_bus(outcomes, seq, slot, batch)
+        return batch, failed
+
+    def _is_told(self, row: int) -> bool:
+        if row not in self._told:
+            self._told.update({outcome.row: outcome for outcome in self._lease.probe()})
+        return row in self._told
 
     def read_row(self, row: int, seq: int, slot: int, batch: Batch) -> tuple[int, Outcome | None]:
         """Put one row of the board that is done into the batch; when it was done, and an outcome that is a failure."""
-        assert self._board is not None
-        columns = self._board.rows
+        board = self._board
+        assert board is not None
         told = self._told.pop(row, None)
-        if told is not None and columns["done_seq"][row] != seq:
+        if told is not None and int(board.done_seq[row]) != seq:
             return time.monotonic_ns(), self._lost(told, batch)
-        done_ns = int(columns["done_ns"][row])
-        result = Result(int(columns["result"][row]))
-        note = self._lease.unpack(self._board.read_note(row)) if result is not Result.PLAIN else {}
+        done_ns = board.done_ns(row)
+        result = board.result(row)
         if result is Result.ERROR:
-            return done_ns, Outcome(row, "error", note)
+            return done_ns, Outcome(row, "error", board.read_note(row))
         if result is Result.LOST:
+            note = board.read_note(row)
             return done_ns, self._lost(Outcome(row, "gone" if note.pop("final") else "lost", note), batch)
         self._check_stamp(row, slot, seq)
-        batch.rewards[row] = columns["reward"][row]
-        batch.terminated[row] = columns["terminated"][row]
-        batch.truncated[row] = columns["truncated"][row]
-        batch.infos[row] = note
-        batch.slowest_s = max(batch.slowest_s, float(columns["busy_s"][row]))
+        reward, terminated, truncated, info, busy_s = board.read_row(row)
+        batch.rewards[row], batch.terminated[row], batch.truncated[row] = reward, terminated, truncated
+        batch.infos[row] = info
+        batch.slowest_s = max(batch.slowest_s, busy_s)
         return done_ns, None
 
     def _lost(self, outcome: Outcome, batch: Batch) -> Outcome | None:
         """Note the loss of a row; the outcome when its worker will not come back."""
-        self.on_board[outcome.row] = False
+        self._set_on_board(outcome.row, False)
         if outcome.kind == "gone":
             return outcome
         batch.losses[outcome.row] = outcome.payload
@@ -331,25 +310,25 @@ class Rows:
         assert self._board is not None
         self._board.write_action(row, action)
         seq = self._lease.next_seq()
-        self._ask_on_board(row, _OP[op], slot, seq, _ANY_BELL)
+        self._board.ask(row, _OP[op], slot, seq, ANY_BELL)
         return seq, True
 
     def done_on_board(self, seqs: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which rows are done with their command of these numbers, or known to be lost; bool (num_envs,)."""
         if self._board is None:
             return np.zeros(self.num_envs, np.bool_)
-        done: NDArray[np.bool_] = self._board.rows["done_seq"] == seqs
+        done: NDArray[np.bool_] = self._board.done_seq == seqs
         done[list(self._told)] = True
         return done
 
     def drain_any_bell(self) -> None:
         """Forget the rings of rows that were done meanwhile."""
-        while self._board is not None and self._any.wait(0):
+        while self._board is not None and self._board.wait_any(0):
             pass
 
     def wait_any_bell(self, timeout_s: float) -> bool:
         """Whether a row that was asked by `begin_row` rang in time."""
-        return self._any.wait(timeout_s)
+        return self._board is not None and self._board.wait_any(timeout_s)
 
     def wait_any_answer(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
         """The first answer over the bus, see `Lease.wait_any`."""
@@ -369,7 +348,11 @@ class Rows:
         """Take the observation of a reset or rebuild; a rebuilt row listens to its bell from now on."""
         row = outcome.row
         self._accept_leaves(row, slot, seq, outcome.payload["inline"])
-        self.on_board[row] = self.visible[row] and self._board is not None
+        self._set_on_board(row, bool(self.visible[row]) and self._board is not None)
+
+    def _set_on_board(self, row: int, on_board: bool) -> None:
+        self.on_board[row] = on_board
+        self._all_on_board = bool(self.on_board.all())
 
     def _accept_leaves(self, row: int, slot: int, seq: int, inline: dict[int, Any]) -> None:
         if not self.visible[row]:
@@ -383,6 +366,11 @@ class Rows:
         found = int(self._arena.row_seq[slot, row])
         if found != seq:
             raise StaleRowError(f"expected row {row} of slot {slot} to carry step {seq}, found {found}")
+
+    def _check_stamps(self, slot: int, seq: int) -> None:
+        if not self._arena.all_carry(slot, seq):
+            found = self._arena.row_seq[slot].tolist()
+            raise StaleRowError(f"expected all rows of slot {slot} to carry step {seq}, found {found}")
 
     def repeat(self, newest: int, slot: int, row: int, seq: int) -> None:
         """Give a row that was not stepped the observation of the newest batch."""
@@ -404,10 +392,7 @@ class Rows:
         """Release the lease, wake the workers so that they hear of it, and remove board and arena."""
         self._lease.release()
         if self._board is not None:
-            for row in np.flatnonzero(self.on_board):
-                self._board.rows["op"][row] = Op.LOOK
-                self._go[row].ring()
-            for bell in (*self._go, *self._done, self._any):
-                bell.close()
+            for row in np.flatnonzero(self.on_board).tolist():
+                self._board.look(row)
             self._board.close()
         self._arena.close()

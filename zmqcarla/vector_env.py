@@ -10,11 +10,10 @@ and resets it.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import gymnasium
@@ -39,17 +38,18 @@ from zmqcarla.contract import (
     value_a_row,
 )
 from zmqcarla.first_k import FirstK, Received
-from zmqcarla.infos import batch_infos
+from zmqcarla.infos import batch_infos, joined
 from zmqcarla.lease import Outcome, RowLease
+from zmqcarla.row_states import RowStates
 from zmqcarla.rows import Batch, Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.spaces import build
+from zmqcarla.step_times import StepTimes
 
 DEFAULT_TIMEOUT_S: Final = 600.0
 """A bound above the workers' own limits, which cut a hang earlier and truncate its row."""
 _ATTEMPTS: Final = 3
-_TIMED_STEPS: Final = 4096
 
 StepResult = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
@@ -95,11 +95,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._abandoned: tuple[AsyncState, int, int] | None = None  # (state, seq, slot) of a call that timed out
         self._resets_pending = False
         self._sent_at = 0.0
-        self._step_s: collections.deque[tuple[float, float]] = collections.deque(maxlen=_TIMED_STEPS)
-        self._reset_next: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
-        self._rebuild: NDArray[np.bool_] = np.zeros(self.num_envs, np.bool_)
+        self._times = StepTimes()
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
+            self._states = RowStates(self.num_envs, self.autoreset_mode)
             self._set_up(self._open_payloads(env_id, env_kwargs), transport, slots)
         except BaseException:
             self.close()
@@ -123,9 +122,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
         self._ring = SlotRing(slots)
         self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
-        self._first_k = FirstK(
-            self._rows, self._ring, self.single_action_space, self.autoreset_mode, self._reset_next, self._rebuild
-        )
+        self._first_k = FirstK(self._rows, self._ring, self.single_action_space, self._states)
 
     def _take_spaces(self, answers: list[dict[str, Any]]) -> None:
         first, *others = answers
@@ -201,11 +198,11 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         try:
             for _ in range(_ATTEMPTS):
                 outcomes = self._collect(seq, timeout, "reset_wait")
-                self._note_loss(outcome.row for outcome in outcomes if outcome.kind == "lost")
+                self._states.note_loss(outcome.row for outcome in outcomes if outcome.kind == "lost")
                 for outcome in (outcome for outcome in outcomes if outcome.kind == "ok"):
                     self._living_rows().accept_reset(outcome, slot, seq)
                     infos[outcome.row] = outcome.payload["info"]
-                    self._rebuild[outcome.row] = self._reset_next[outcome.row] = False
+                    self._states.note_reset(outcome.row)
                 left = [outcome.row for outcome in self._settled(outcomes) if outcome.kind == "lost"]
                 if not left:
                     break
@@ -222,7 +219,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _send_resets(self, rows: list[int], slot: int, options: dict[str, Any] | None) -> int:
         living = self._living_rows()
-        ops = ["rebuild" if self._rebuild[row] else "reset" for row in rows]
+        ops = ["rebuild" if self._states.rebuild[row] else "reset" for row in rows]
         payloads = [
             living.rebuild_payload(row, slot, self._seeds[row], options)
             if op == "rebuild"
@@ -250,14 +247,21 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         checked = checked_actions(actions, self.single_action_space, self.action_space, self.num_envs)
         self._take_over()
         self._sent_at = time.perf_counter()
-        ops = self._step_ops()
+        living, read_action = self._living_rows(), self._action_reader(checked)
+        self._resets_pending = not self._states.all_step
+        unasked: list[int] = []
         slot = self._ring.take()
         try:
-            seq = self._living_rows().begin(slot, checked, ops, self._action_reader(checked))
+            if self._resets_pending:
+                ops = self._states.ops()
+                unasked = [row for row, op in enumerate(ops) if not op]
+                seq = living.begin(slot, checked, ops, read_action)
+            else:
+                seq = living.begin_all(slot, checked, read_action)
         except BaseException:
             self._ring.give_back(slot)
             raise
-        self._pending = (seq, slot, [row for row, op in enumerate(ops) if not op])
+        self._pending = (seq, slot, unasked)
         self._state = AsyncState.WAITING_STEP
 
     def step_wait(self, timeout: float | None = None) -> StepResult:
@@ -289,28 +293,18 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._add_final_observations(batch)
         if not self._resets_pending:
-            self._step_s.append((time.perf_counter() - self._sent_at, batch.slowest_s))
-        infos = batch_infos(batch.infos, self._add_info)
+            self._times.add(time.perf_counter() - self._sent_at, batch.slowest_s)
+        infos = batch.columns
+        if batch.infos:
+            infos = joined(infos, batch_infos(batch.infos, self._add_info), batch.info_keys)
         return self._hand_out(slot), batch.rewards, batch.terminated, batch.truncated, infos
 
     def _finish_step(self, seq: int, slot: int, timeout_s: float) -> Batch:
         batch, failed = self._living_rows().finish(seq, slot, timeout_s)
-        self._resets_pending = bool(self._reset_next.any())
-        self._note_endings(batch, failed)  # also when another row fails: its next step is a reset all the same
+        self._states.note_step(batch, failed)  # also when another row fails: its next step is a reset all the same
         self._settled(failed)
         self._add_losses(batch, slot, seq)
         return batch
-
-    def _step_ops(self) -> list[str]:
-        """What each row is asked: step, reset after an ended episode, rebuild after a death, "" for nothing."""
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            return ["" if rebuild else "step" for rebuild in self._rebuild.tolist()]
-        if not self._reset_next.any():
-            return ["step"] * self.num_envs
-        return [
-            "rebuild" if rebuild else "reset" if reset else "step"
-            for rebuild, reset in zip(self._rebuild.tolist(), self._reset_next.tolist(), strict=True)
-        ]
 
     def _action_reader(self, actions: Any) -> Callable[[int], Any]:
         if isinstance(actions, np.ndarray):
@@ -330,20 +324,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for row, info in enumerate(batch.infos):
             if "final_obs" in info and row not in batch.losses:
                 info["final_obs"] = self._living_rows().final_observation(row, info["final_obs"])
-
-    def _note_endings(self, batch: Batch, failed: list[Outcome]) -> None:
-        still = [(outcome.row, self._rebuild[outcome.row], self._reset_next[outcome.row]) for outcome in failed]
-        self._rebuild[:] = False if self.autoreset_mode is not AutoresetMode.DISABLED else self._rebuild
-        self._reset_next[:] = False
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            np.logical_or(batch.terminated, batch.truncated, out=self._reset_next)
-        for row, rebuild, reset in still:
-            self._rebuild[row], self._reset_next[row] = rebuild, reset
-        self._note_loss(batch.losses)
-
-    def _note_loss(self, rows: Iterable[int]) -> None:
-        for row in rows:
-            self._rebuild[row] = self._reset_next[row] = True
 
     # --- some rows at a time ---
 
@@ -448,11 +428,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         `worker_ms` the part of the slowest worker's env, `bus_ms` the rest (transport, broker, client, policy between
         the two calls); p50, p99 and mean of each.
         """
-        step_ms = np.array(self._step_s or [(0.0, 0.0)]) * 1e3
-        parts = {"step_ms": step_ms[:, 0], "worker_ms": step_ms[:, 1], "bus_ms": step_ms[:, 0] - step_ms[:, 1]}
         rows = self._living_rows()
         return {
-            "timing": {name: _spread(values) for name, values in parts.items()},
+            "timing": self._times.spread(),
             "num_envs": self.num_envs,
             "workers": list(self._lease.workers),
             "slots": self._ring.reserve,
@@ -509,31 +487,31 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         living = self._living_rows()
         if state is AsyncState.WAITING_STEP:
             batch, failed = living.finish(seq, slot, self._timeout_s)
-            self._note_endings(batch, failed)
+            self._states.note_step(batch, failed)
         else:
             failed = living.collect(seq, self._timeout_s)
-            self._note_loss(outcome.row for outcome in failed if outcome.kind == "lost")
+            self._states.note_loss(outcome.row for outcome in failed if outcome.kind == "lost")
         if state is AsyncState.WAITING_RESET:
             for outcome in failed:
                 if outcome.kind == "ok":
                     living.accept_reset(outcome, slot, seq)
-                    self._rebuild[outcome.row] = self._reset_next[outcome.row] = False
+                    self._states.note_reset(outcome.row)
         self._abandoned = None
         if slot >= 0:
             self._ring.give_back(slot)
         self._settled([outcome for outcome in failed if outcome.kind == "gone"])
 
     def _send_all(self, op: str, payloads: list[bytes]) -> int:
-        if self._rebuild.any():
+        if self._states.rebuild.any():
             raise WorkerLostError(
-                f"rows {np.flatnonzero(self._rebuild).tolist()} have no env: reset() brings them back"
+                f"rows {np.flatnonzero(self._states.rebuild).tolist()} have no env: reset() brings them back"
             )
         return self._living_rows().send(range(self.num_envs), [op] * self.num_envs, payloads)
 
     def _answers(self, outcomes: list[Outcome]) -> list[Any]:
         lost = [outcome for outcome in self._settled(outcomes) if outcome.kind == "lost"]
         if lost:
-            self._note_loss(outcome.row for outcome in lost)
+            self._states.note_loss(outcome.row for outcome in lost)
             raise WorkerLostError(f"workers died during the call: {lost}; reset() brings their rows back")
         return [outcome.payload for outcome in outcomes]
 
@@ -582,8 +560,3 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 f"Calling `{state.value}_wait` without any prior call to `{state.value}_async`.", state.value
             )
         self._state = AsyncState.DEFAULT
-
-
-def _spread(values: NDArray[np.float64]) -> dict[str, float]:
-    p50, p99 = np.percentile(values, [50, 99])
-    return {"p50": float(p50), "p99": float(p99), "mean": float(values.mean())}

@@ -1,0 +1,229 @@
+"""The client's end of a lease's board: ask rows, wait for them, read what came of it.
+
+Each row has a bell of its own, and one is common to all (for whoever waits for the first of many). A wait consumes a
+ring and then looks at the row's number: rings that come late or twice cost a look and change nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from zmqcarla.shm.bell import Bell
+from zmqcarla.shm.board import (
+    ANY_DONE,
+    DONE,
+    DONE_SEQ,
+    DONE_SEQ_OFFSET_BYTES,
+    Board,
+    Op,
+    Result,
+    done_bell,
+    go_bell,
+)
+from zmqcarla.shm.scalar_infos import Schema
+
+OWN_BELL, ANY_BELL = 0, 1
+_SLICE_S: Final = 0.5
+"""How long a wait on a bell lasts before the caller looks whether anybody is still there to ring it."""
+_SCHEMAS: Final = 1024
+
+
+class Results(NamedTuple):
+    """What came of a step of all rows.
+
+    Attributes:
+        rewards: float64 (num_envs,).
+        terminated: bool (num_envs,).
+        truncated: bool (num_envs,).
+        infos: one dict a row, or empty.
+        columns: infos of all rows that are one batch already.
+        info_keys: in which order they and the others stand.
+        slowest_s: the longest time that an env took.
+    """
+
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: list[dict[str, Any]]
+    columns: dict[str, Any]
+    info_keys: tuple[str, ...]
+    slowest_s: float
+
+
+class ClientBoard:
+    """A board with its bells.
+
+    Args:
+        action_space: of one env.
+        num_envs: rows.
+        unpack: what the workers' notes are packed with.
+
+    Raises:
+        SegmentSpaceError: /dev/shm has too little room.
+    """
+
+    def __init__(self, action_space: spaces.Space[Any], num_envs: int, unpack: Callable[[bytes], Any]) -> None:
+        self._num_envs = num_envs
+        self._unpack = unpack
+        self._board = board = Board.create(action_space, num_envs)
+        self.name = board.name
+        self._go: list[Bell] = [board.create_bell(go_bell(row)) for row in range(num_envs)]
+        self._done: list[Bell] = [board.create_bell(done_bell(row)) for row in range(num_envs)]
+        self._any = board.create_bell(ANY_DONE)
+        self._done_offsets_bytes = [board.row_offset_bytes(row) + DONE_SEQ_OFFSET_BYTES for row in range(num_envs)]
+        self._schemas: dict[int, Schema] = {}
+        rows = board.rows
+        self._go_seq, self._op, self._slot, self._bell = rows["go_seq"], rows["op"], rows["slot"], rows["bell"]
+        self.done_seq: NDArray[np.uint64] = rows["done_seq"]
+        self._done_ns, self._result, self._schema = rows["done_ns"], rows["result"], rows["schema"]
+        self._reward, self._busy_s = rows["reward"], rows["busy_s"]
+        self._terminated, self._truncated = rows["terminated"], rows["truncated"]
+
+    # --- ask ---
+
+    def step_all(self, actions: Any, slot: int, seq: int) -> None:
+        """Ask every row for one step; `actions` is the tree of the batched action space."""
+        self._board.write_actions(actions)
+        self._op[:], self._slot[:], self._bell[:] = Op.STEP, slot, OWN_BELL
+        self._go_seq[:] = seq
+        for bell in self._go:
+            bell.ring()
+
+    def write_actions(self, actions: Any) -> None:
+        """Put down the actions of all rows; `ask` tells a row to take its own."""
+        self._board.write_actions(actions)
+
+    def write_action(self, row: int, action: Any) -> None:
+        """Put down the action of one row."""
+        self._board.write_action(row, action)
+
+    def ask(self, row: int, op: Op, slot: int, seq: int, bell: int) -> None:
+        """Ask one row."""
+        self._op[row], self._slot[row], self._bell[row] = op, slot, bell
+        self._go_seq[row] = seq
+        self._go[row].ring()
+
+    def look(self, row: int) -> None:
+        """Tell a row that something comes over its socket."""
+        self._op[row] = Op.LOOK
+        self._go[row].ring()
+
+    # --- wait ---
+
+    def wait_rows(self, rows: Sequence[int], seq: int, deadline_s: float, silent: Callable[[int], bool]) -> int | None:
+        """Wait for rows to be done with command `seq`.
+
+        The last comes first: rows mostly finish in the order in which they were asked, so that one wake-up of this
+        process serves for many of them.
+
+        Args:
+            rows: each asked to ring its own bell.
+            seq: of the command.
+            deadline_s: of the monotonic clock.
+            silent: called with a row that has not rung for a while; True ends the wait for it.
+
+        Returns:
+            The row that was not done at the deadline, None when all were.
+        """
+        memory, offsets_bytes, bells = self._board.memory, self._done_offsets_bytes, self._done
+        unpack_from = DONE_SEQ.unpack_from
+        for row in reversed(rows):
+            wait, offset_bytes = bells[row].wait, offsets_bytes[row]
+            if unpack_from(memory, offset_bytes)[0] == seq:
+                wait(0.0)  # takes its ring away, so that rings do not pile up
+                continue
+            while True:
+                remaining_s = deadline_s - time.monotonic()
+                rang = wait(max(min(remaining_s, _SLICE_S), 0.0))
+                if unpack_from(memory, offset_bytes)[0] == seq:
+                    break
+                if remaining_s <= 0:
+                    return row
+                if not rang and silent(row):
+                    break
+        return None
+
+    def wait_any(self, timeout_s: float) -> bool:
+        """Whether a row that was asked to ring the common bell rang in time."""
+        return self._any.wait(timeout_s)
+
+    # --- read ---
+
+    def read_all(self, seq: int) -> Results | None:
+        """What came of a step of all rows; None when some row failed or did not do command `seq`.
+
+        A struct a row is cheaper than an operation of numpy on each of the columns.
+        """
+        memory, unpack_from = self._board.memory, DONE.unpack_from
+        rows = [unpack_from(memory, offset_bytes) for offset_bytes in self._done_offsets_bytes]
+        seqs, _, rewards, busy_s, _, results, terminated, truncated, schemas = zip(*rows, strict=True)
+        if seqs.count(seq) != len(rows) or max(results) > Result.NOTE:
+            return None
+        infos, columns, keys = self._infos(schemas, results) if any(schemas) or any(results) else ([], {}, ())
+        return Results(
+            np.array(rewards, np.float64),
+            np.array(terminated, np.bool_),
+            np.array(truncated, np.bool_),
+            infos,
+            columns,
+            keys,
+            max(busy_s),
+        )
+
+    def _infos(
+        self, schemas: tuple[int, ...], results: tuple[int, ...]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]:
+        if not schemas[0] or schemas.count(schemas[0]) != len(schemas):
+            return [self._info(row) for row in range(self._num_envs)], {}, ()
+        schema = self._known_schema(0, schemas[0])
+        infos: list[dict[str, Any]] = []
+        if any(results):
+            infos = [self.read_note(row) if result == Result.NOTE else {} for row, result in enumerate(results)]
+        return infos, schema.batch(self._board.infos), schema.keys
+
+    def result(self, row: int) -> Result:
+        """What came of a row's command."""
+        return Result(int(self._result[row]))
+
+    def read_row(self, row: int) -> tuple[float, bool, bool, dict[str, Any], float]:
+        """Reward, terminated, truncated, info, and the time (s) that the env took, of a row that did not fail."""
+        info = self._info(row)
+        numbers = (self._reward[row], self._terminated[row], self._truncated[row], self._busy_s[row])
+        reward, terminated, truncated, busy_s = numbers
+        return float(reward), bool(terminated), bool(truncated), info, float(busy_s)
+
+    def read_note(self, row: int) -> Any:
+        """What a row left beside its numbers."""
+        return self._unpack(self._board.read_note(row))
+
+    def done_ns(self, row: int) -> int:
+        """When a row was done, of the monotonic clock."""
+        return int(self._done_ns[row])
+
+    def _info(self, row: int) -> dict[str, Any]:
+        rest = self.read_note(row) if self._result[row] == Result.NOTE else {}
+        digest = int(self._schema[row])
+        if not digest:
+            return dict(rest)
+        return self._known_schema(row, digest).info(self._board.infos[row].tobytes(), rest)
+
+    def _known_schema(self, row: int, digest: int) -> Schema:
+        known = self._schemas.get(digest)
+        if known is None:
+            known = self._board.read_schema(row)
+            if len(self._schemas) >= _SCHEMAS:  # an env that invents keys for ever
+                self._schemas.clear()
+            self._schemas[digest] = known
+        return known
+
+    def close(self) -> None:
+        """Remove board and bells."""
+        for bell in (*self._go, *self._done, self._any):
+            bell.close()
+        self._board.close()
