@@ -130,7 +130,6 @@ def test_infos_as_a_list(make: Any) -> None:
 
 
 def test_record_video(make: Any, tmp_path: Path) -> None:
-    pytest.importorskip("moviepy", reason="gymnasium's RecordVideo needs moviepy")
     vec = wrappers.RecordVideo(
         make(ECHO, {"render_mode": "rgb_array", "length": 5}),
         str(tmp_path / "videos"),
