@@ -29,6 +29,9 @@ os.environ.pop("CARLA_ROOT", None)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 
+NewVecEnv = Callable[..., zmqcarla.VectorEnv]
+
+
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = _DEADLINE_S) -> None:
     """Poll until the condition holds; fail with `what` after the deadline."""
     deadline = time.monotonic() + timeout_s
@@ -114,7 +117,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def new_vec_env() -> Iterator[Callable[..., zmqcarla.VectorEnv]]:
+def new_vec_env() -> Iterator[NewVecEnv]:
     """`make_vec_env`, whose vector envs are closed after the test."""
     made: list[zmqcarla.VectorEnv] = []
 

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import NewVecEnv, wait_until
 from gymnasium.utils import seeding
 from pools import process_of_pool, ready_pool, workers_of
 
@@ -43,7 +43,7 @@ def pool() -> Iterator[LocalPool]:
 
 
 @pytest.fixture
-def make(new_vec_env: Any, pool: LocalPool, transport: str) -> Any:
+def make(new_vec_env: NewVecEnv, pool: LocalPool, transport: str) -> Any:
     def make(n: int = 2, env: str = COUNTER, kwargs: Any = None, **options: Any) -> zmqcarla.VectorEnv:
         return new_vec_env(n, env, kwargs, pool.address, **{"transport": transport, **options})
 

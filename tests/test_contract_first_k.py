@@ -14,7 +14,7 @@ from typing import Any
 import contract_envs
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import NewVecEnv, wait_until
 from gymnasium.error import AlreadyPendingCallError, NoAsyncCallError, ResetNeeded
 from pools import ready_pool, workers_of
 
@@ -33,7 +33,7 @@ def pool() -> Iterator[LocalPool]:
 
 
 @pytest.fixture
-def make(new_vec_env: Any, pool: LocalPool, transport: str) -> Any:
+def make(new_vec_env: NewVecEnv, pool: LocalPool, transport: str) -> Any:
     def make(**options: Any) -> zmqcarla.VectorEnv:
         more = {name: options.pop(name) for name in ("mean_s", "length", "text") if name in options}
         kwargs = [{"name": row, **more} for row in range(N)]

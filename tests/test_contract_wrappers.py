@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from conftest import NewVecEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as wrappers
 from pools import ready_pool
@@ -28,7 +29,7 @@ def pool() -> Iterator[LocalPool]:
 
 
 @pytest.fixture
-def make(new_vec_env: Any, pool: LocalPool, transport: str) -> Any:
+def make(new_vec_env: NewVecEnv, pool: LocalPool, transport: str) -> Any:
     def make(env_id: str = "CartPole-v1", kwargs: Any = None, **options: Any) -> zmqcarla.VectorEnv:
         return new_vec_env(N, env_id, kwargs, pool.address, transport=transport, **options)
 
