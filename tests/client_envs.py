@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 DIE, RAISE, HANG = 7.0, 8.0, 9.0
 
@@ -75,3 +76,13 @@ class CounterEnv(gymnasium.Env[dict[str, Any], np.ndarray[Any, Any]]):
 
 
 gymnasium.register(id="Counter-v0", entry_point="client_envs:CounterEnv", disable_env_checker=True)
+
+
+class PoleEnv(CartPoleEnv):
+    """CartPole that tells its process."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+gymnasium.register(id="Pole-v0", entry_point="client_envs:PoleEnv", max_episode_steps=500)

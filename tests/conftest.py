@@ -12,9 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+
+import zmqcarla
 
 _MARK = "ZMQCARLA_TEST_RUN"
 _DEADLINE_S = 15.0
@@ -22,6 +25,11 @@ _DEADLINE_S = 15.0
 os.environ[_MARK] = secrets.token_hex(8)
 os.environ.pop("ZMQCARLA_ADDRESS", None)
 os.environ.pop("CARLA_ROOT", None)
+# Workers and other child processes find the envs of the tests.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
+
+NewVecEnv = Callable[..., zmqcarla.VectorEnv]
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = _DEADLINE_S) -> None:
@@ -100,6 +108,26 @@ def _nothing_leaks() -> Iterator[None]:
         if time.monotonic() > deadline:
             pytest.fail(f"left behind: processes {left_processes}, segments {left_segments}, sockets {left_sockets}")
         select.select([], [], [], 0.02)
+
+
+@pytest.fixture(params=["shm", "zmq"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How a vector env steps."""
+    return str(request.param)
+
+
+@pytest.fixture
+def new_vec_env() -> Iterator[NewVecEnv]:
+    """`make_vec_env`, whose vector envs are closed after the test."""
+    made: list[zmqcarla.VectorEnv] = []
+
+    def new_vec_env(n: int, env: str, *arguments: Any, **options: Any) -> zmqcarla.VectorEnv:
+        made.append(zmqcarla.make_vec_env(n, env, *arguments, **options))
+        return made[-1]
+
+    yield new_vec_env
+    for vec in made:
+        vec.close()
 
 
 @pytest.fixture(scope="session")

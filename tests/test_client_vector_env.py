@@ -15,8 +15,9 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import NewVecEnv, wait_until
 from gymnasium.utils import seeding
+from pools import process_of_pool, ready_pool, workers_of
 
 import zmqcarla
 from zmqcarla.broker.errors import (
@@ -31,40 +32,22 @@ from zmqcarla.lease import ask_status
 from zmqcarla.pool import LocalPool
 from zmqcarla.shm.segment import SegmentSpaceError, sweep
 
-HERE = str(Path(__file__).parent)
 COUNTER = "client_envs:Counter-v0"
 OPTIONS: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "gone:*", "CartPole-v1")}
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        pool = LocalPool(4, step_timeout_s=2.0, **OPTIONS)
-        wait_until(lambda: [w["state"] for w in ask_status(pool.address)["workers"]] == ["ready"] * 4, "four workers")
+    with ready_pool(4, *OPTIONS["env_patterns"], step_timeout_s=2.0) as pool:
         yield pool
-        pool.close()
-
-
-@pytest.fixture(params=["shm", "zmq"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
-def make(pool: LocalPool, transport: str) -> Iterator[Any]:
-    made: list[zmqcarla.VectorEnv] = []
+def make(new_vec_env: NewVecEnv, pool: LocalPool, transport: str) -> Any:
+    def make(n: int = 2, env: str = COUNTER, kwargs: Any = None, **options: Any) -> zmqcarla.VectorEnv:
+        return new_vec_env(n, env, kwargs, pool.address, **{"transport": transport, **options})
 
-    def make(
-        n: int = 2, env: str = COUNTER, kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> zmqcarla.VectorEnv:
-        options = {"transport": transport, **options}
-        made.append(zmqcarla.make_vec_env(n, env, kwargs, pool.address, **options))
-        return made[-1]
-
-    yield make
-    for vec in made:
-        vec.close()
+    return make
 
 
 def _actions(*rows: tuple[float, float]) -> np.ndarray[Any, Any]:
@@ -159,9 +142,7 @@ def test_a_worker_killed_between_steps_is_noticed_by_the_next(make: Any, pool: L
     os.kill(vec.call("pid")[0], signal.SIGKILL)
     workers = vec.statistics()["workers"]
     wait_until(
-        lambda: (
-            next(w for w in ask_status(pool.address)["workers"] if w["worker_id"] == workers[0])["state"] != "ready"
-        ),
+        lambda: next(w for w in workers_of(pool) if w["worker_id"] == workers[0])["state"] != "ready",
         "the broker to hear of the death",
     )
     _, _, _, truncated, infos = vec.step(_actions((0, 0), (0, 0)))
@@ -286,8 +267,7 @@ def _pool_processes() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "zmqcarla.pool" in child.cmdline()]
 
 
-def test_a_private_pool_ends_with_its_vector_env(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", HERE)
+def test_a_private_pool_ends_with_its_vector_env() -> None:
     before = _pool_processes()
     vec = zmqcarla.make_vec_env(1, COUNTER, pool_options=OPTIONS)
     assert len(_pool_processes()) == len(before) + 1
@@ -313,10 +293,9 @@ if sys.argv[1] == "kill":
 
 @pytest.mark.parametrize("ending", ["close", "kill"])
 def test_a_private_pool_ends_although_a_fork_of_its_client_lives(ending: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": HERE}
     before = _pools_of_this_run()
     command = [sys.executable, "-c", _FORKING_CLIENT, ending]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as client:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         fork = int(client.stdout.readline())
         client.wait(20)
@@ -334,8 +313,7 @@ def _step_to_death(vec: zmqcarla.VectorEnv) -> None:
         vec.step(_actions((0, client_envs.DIE)))
 
 
-def test_a_spent_restart_budget_names_worker_and_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", HERE)
+def test_a_spent_restart_budget_names_worker_and_log() -> None:
     vec = zmqcarla.make_vec_env(1, COUNTER, pool_options=OPTIONS)
     vec.reset()
     with pytest.raises(WorkerLostError, match=r"will not come back.*\.log"):
@@ -360,7 +338,6 @@ def test_nothing_outlives_the_client_of_a_private_pool(ending: signal.Signals | 
         [sys.executable, "-c", _CLIENT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": HERE},
     )
     with client:
         assert client.stdout is not None
@@ -372,13 +349,10 @@ def test_nothing_outlives_the_client_of_a_private_pool(ending: signal.Signals | 
         client.wait(20)
 
 
-def test_killing_the_supervisor_of_a_private_pool_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", HERE)
+def test_killing_the_supervisor_of_a_private_pool_leaves_nothing() -> None:
     vec = zmqcarla.make_vec_env(2, COUNTER, pool_options=OPTIONS)
     vec.reset()
-    supervisor = next(
-        child for child in psutil.Process().children(recursive=True) if "zmqcarla.workers" in child.cmdline()
-    )
+    supervisor = process_of_pool("zmqcarla.workers")
     env_processes = supervisor.children()
     supervisor.kill()
     psutil.wait_procs(env_processes, timeout=20)
@@ -389,16 +363,14 @@ def test_killing_the_supervisor_of_a_private_pool_leaves_nothing(monkeypatch: py
     vec.close()
 
 
-def test_a_killed_broker_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+def test_a_killed_broker_does_not_stop_the_run(transport: str) -> None:
     """Kill it while a step is under way; every step is done exactly once, and calls work again when it is back."""
-    monkeypatch.setenv("PYTHONPATH", HERE)
     vec = zmqcarla.make_vec_env(2, COUNTER, transport=transport, pool_options=OPTIONS)  # type: ignore[arg-type]
     vec.reset()
     for step in range(1, 6):
         vec.step_async(_actions((step, 0), (step, 0)))
         if step == 3:
-            children = psutil.Process().children(recursive=True)
-            next(child for child in children if "zmqcarla.broker" in child.cmdline()).kill()
+            process_of_pool("zmqcarla.broker").kill()
         observations, rewards, _, truncated, _ = vec.step_wait()
         assert observations["vector"][:, 1].tolist() == [step, step]
         assert rewards.tolist() == [step, step]

@@ -8,58 +8,38 @@ import functools
 import multiprocessing
 import os
 import signal
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import contract_envs
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import NewVecEnv, wait_until
 from gymnasium.error import AlreadyPendingCallError, NoAsyncCallError, ResetNeeded
+from pools import ready_pool, workers_of
 
 import zmqcarla
 from zmqcarla.broker.errors import InvalidActionError
-from zmqcarla.lease import ask_status
 from zmqcarla.pool import LocalPool
 
-HERE = str(Path(__file__).parent)
 SLOW = "contract_envs:Slow-v0"
 N = 4
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        pool = LocalPool(N, simulator="none", env_patterns=("contract_envs:*",), step_timeout_s=5.0)
-        wait_until(lambda: [w["state"] for w in ask_status(pool.address)["workers"]] == ["ready"] * N, "workers")
+    with ready_pool(N, "contract_envs:*", step_timeout_s=5.0) as pool:
         yield pool
-        pool.close()
-
-
-@pytest.fixture(params=["shm", "zmq"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
-def make(pool: LocalPool, transport: str) -> Iterator[Any]:
-    made: list[zmqcarla.VectorEnv] = []
-
+def make(new_vec_env: NewVecEnv, pool: LocalPool, transport: str) -> Any:
     def make(**options: Any) -> zmqcarla.VectorEnv:
         more = {name: options.pop(name) for name in ("mean_s", "length", "text") if name in options}
-        options.setdefault("transport", transport)
         kwargs = [{"name": row, **more} for row in range(N)]
-        made.append(zmqcarla.make_vec_env(N, SLOW, kwargs, pool.address, **options))
-        return made[-1]
+        return new_vec_env(N, SLOW, kwargs, pool.address, **{"transport": transport, **options})
 
-    yield make
-    for vec in made:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # results that nobody received, after a failure
-            vec.close()
+    return make
 
 
 def actions(*values: float) -> np.ndarray[Any, Any]:
@@ -161,8 +141,7 @@ def test_same_step_brings_final_observations(make: Any) -> None:
 
 
 def _incarnation(pool: LocalPool, worker_id: str) -> int:
-    workers = ask_status(pool.address)["workers"]
-    return next(int(worker["incarnation"]) for worker in workers if worker["worker_id"] == worker_id)
+    return next(int(worker["incarnation"]) for worker in workers_of(pool) if worker["worker_id"] == worker_id)
 
 
 def test_a_worker_killed_during_recv_is_a_truncated_row(make: Any, pool: LocalPool) -> None:

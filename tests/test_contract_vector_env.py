@@ -8,39 +8,31 @@ import multiprocessing
 import re
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import contract_envs
 import gymnasium
 import numpy as np
 import pytest
-from conftest import wait_until
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.utils import seeding
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
+from pools import ready_pool
 
 import zmqcarla
 from zmqcarla.broker.errors import InvalidActionError, RemoteEnvError
-from zmqcarla.lease import ask_status
 from zmqcarla.pool import LocalPool
 
-HERE = str(Path(__file__).parent)
 ECHO = "contract_envs:Echo-v0"
-PATTERNS = ("contract_envs:*", "CartPole-v1")
 N = 3
 pytestmark = pytest.mark.filterwarnings("ignore:.*ERROR")  # upstream's log of an env that raised
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        pool = LocalPool(N, simulator="none", env_patterns=PATTERNS)
-        wait_until(lambda: [w["state"] for w in ask_status(pool.address)["workers"]] == ["ready"] * N, "workers")
+    with ready_pool(N, "contract_envs:*", "CartPole-v1") as pool:
         yield pool
-        pool.close()
 
 
 @pytest.fixture(params=["gymnasium", "shm", "zmq"])

@@ -9,41 +9,31 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import NewVecEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as wrappers
+from pools import ready_pool
 
 import zmqcarla
 from zmqcarla.broker.errors import LeaseRefusedError
-from zmqcarla.lease import ask_status
 from zmqcarla.pool import LocalPool
 
-HERE = str(Path(__file__).parent)
 ECHO = "contract_envs:Echo-v0"
 N = 2
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        pool = LocalPool(N, simulator="none", env_patterns=("contract_envs:*", "CartPole-v1"))
-        wait_until(lambda: [w["state"] for w in ask_status(pool.address)["workers"]] == ["ready"] * N, "workers")
+    with ready_pool(N, "contract_envs:*", "CartPole-v1") as pool:
         yield pool
-        pool.close()
 
 
-@pytest.fixture(params=["shm", "zmq"])
-def make(pool: LocalPool, request: pytest.FixtureRequest) -> Iterator[Any]:
-    made: list[zmqcarla.VectorEnv] = []
+@pytest.fixture
+def make(new_vec_env: NewVecEnv, pool: LocalPool, transport: str) -> Any:
+    def make(env_id: str = "CartPole-v1", kwargs: Any = None, **options: Any) -> zmqcarla.VectorEnv:
+        return new_vec_env(N, env_id, kwargs, pool.address, transport=transport, **options)
 
-    def make(env_id: str = "CartPole-v1", kwargs: dict[str, Any] | None = None, **options: Any) -> zmqcarla.VectorEnv:
-        made.append(zmqcarla.make_vec_env(N, env_id, kwargs, pool.address, transport=request.param, **options))
-        return made[-1]
-
-    yield make
-    for vec in made:
-        vec.close()
+    return make
 
 
 def _reference(mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> SyncVectorEnv[Any, Any]:
@@ -130,7 +120,6 @@ def test_infos_as_a_list(make: Any) -> None:
 
 
 def test_record_video(make: Any, tmp_path: Path) -> None:
-    pytest.importorskip("moviepy", reason="gymnasium's RecordVideo needs moviepy")
     vec = wrappers.RecordVideo(
         make(ECHO, {"render_mode": "rgb_array", "length": 5}),
         str(tmp_path / "videos"),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,8 +121,7 @@ theirs.close()
 
 
 def test_a_worker_writes_only_its_row(arena: Arena) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    subprocess.run([sys.executable, "-c", WORKER, arena.name], env=environment, check=True, timeout=30.0)
+    subprocess.run([sys.executable, "-c", WORKER, arena.name], check=True, timeout=30.0)
     arena.write_leaves(1, 1, {5: "t9"}, 8)
     assert arena.row_seq.tolist() == [[0, 0, 0], [0, 8, 0], [0, 0, 0], [0, 0, 0]]
     batch = arena.hand_out(1, SlotRing(SLOTS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -19,7 +18,6 @@ from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
-TESTS = Path(__file__).parent
 DEADLINE_S = 30.0
 LEASE = b"L" * 16
 
@@ -139,7 +137,6 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(TESTS)},
                 pass_fds=() if lifeline_fd is None else (lifeline_fd,),
             )
 

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
+from zmqcarla.row_infos import row_infos
 from zmqcarla.vector_env import VectorEnv
 
 
@@ -30,14 +31,20 @@ class RemoteEnv(gymnasium.Env[Any, Any]):
         """Reset the env in its worker."""
         super().reset(seed=seed)
         observations, infos = self._vector_env.reset(seed=seed, options=options)
-        return self._first(observations), _first_info(infos)
+        return self._first(observations), row_infos(infos, 1)[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the env in its worker."""
         empty: Any = create_empty_array(self.action_space, 1)
         batch = concatenate(self.action_space, [action], empty)
         observations, rewards, terminated, truncated, infos = self._vector_env.step(batch)
-        return self._first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first_info(infos)
+        return (
+            self._first(observations),
+            float(rewards[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            row_infos(infos, 1)[0],
+        )
 
     def render(self) -> Any:
         """The worker's frame."""
@@ -50,12 +57,3 @@ class RemoteEnv(gymnasium.Env[Any, Any]):
 
     def _first(self, batch: Any) -> Any:
         return next(iter(iterate(self._vector_env.observation_space, batch)))
-
-
-def _first_info(infos: dict[str, Any]) -> dict[str, Any]:
-    """Row 0 of a vector env's infos: keys whose mask says that the row has them."""
-    return {
-        key: _first_info(value) if isinstance(value, dict) else value[0]
-        for key, value in infos.items()
-        if not key.startswith("_") and (f"_{key}" not in infos or infos[f"_{key}"][0])
-    }
