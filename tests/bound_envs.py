@@ -49,5 +49,5 @@ def stacked() -> gymnasium.Env[Any, Any]:
     return gymnasium.wrappers.FrameStackObservation(BoundEnv(), 3)
 
 
-gymnasium.register(id="Bound-v0", entry_point=BoundEnv, max_episode_steps=100)
-gymnasium.register(id="BoundStack-v0", entry_point=stacked)
+gymnasium.register(id="Bound-v0", entry_point="bound_envs:BoundEnv", max_episode_steps=100)
+gymnasium.register(id="BoundStack-v0", entry_point="bound_envs:stacked")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import NewVecEnv
 from gymnasium.vector import AutoresetMode
+from pools import ready_pool
 
 import zmqcarla
 from zmqcarla.pool import LocalPool
@@ -18,20 +19,21 @@ N = 2
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        with LocalPool(N, simulator="none", env_patterns=("bound_envs:*",)) as pool:
-            yield pool
+    with ready_pool(N, "bound_envs:*") as pool:
+        yield pool
 
 
-def _vec(pool: LocalPool, env: str, **options: object) -> zmqcarla.VectorEnv:
-    return zmqcarla.make_vec_env(N, f"bound_envs:{env}", address=pool.address, **options)  # type: ignore[arg-type]
+@pytest.fixture
+def make(new_vec_env: NewVecEnv, pool: LocalPool) -> Any:
+    def make(env: str, **options: Any) -> zmqcarla.VectorEnv:
+        return new_vec_env(N, f"bound_envs:{env}", None, pool.address, **options)
+
+    return make
 
 
-@pytest.mark.parametrize("transport", ["shm", "zmq"])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_an_env_writes_straight_into_the_row(pool: LocalPool, transport: str, mode: AutoresetMode) -> None:
-    vec = _vec(pool, "Bound-v0", transport=transport, autoreset_mode=mode)
+def test_an_env_writes_straight_into_the_row(make: Any, transport: str, mode: AutoresetMode) -> None:
+    vec = make("Bound-v0", transport=transport, autoreset_mode=mode)
     observations, _ = vec.reset(seed=0)
     held = [(observations, 0)]
     assert observations["told"].tolist() == [[1]] * N
@@ -48,14 +50,12 @@ def test_an_env_writes_straight_into_the_row(pool: LocalPool, transport: str, mo
         held = [*held[-2:], (observations, step)]
         assert all((kept["image"] == value).all() for kept, value in held)
     assert vec.get_attr("told")[0] >= 13
-    vec.close()
 
 
-def test_a_wrapper_that_keeps_observations_gets_arrays_of_its_own(pool: LocalPool) -> None:
-    vec = _vec(pool, "BoundStack-v0")
+def test_a_wrapper_that_keeps_observations_gets_arrays_of_its_own(make: Any) -> None:
+    vec = make("BoundStack-v0")
     vec.reset(seed=0)
     for step in range(1, 4):
         observations, *_ = vec.step(np.zeros(N, np.int64))
         assert observations["image"][0, :, 0, 0].tolist() == [max(step - 2, 0), step - 1, step]
     assert vec.get_attr("told") == (0,) * N
-    vec.close()

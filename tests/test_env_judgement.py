@@ -11,7 +11,14 @@ from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.ego import EgoState
 from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
 from zmqcarla.workers.navigation import NUM_WAYPOINTS, RoadOption, RouteState
-from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, new_observation, observation_space, observe
+from zmqcarla.workers.observation import (
+    MEASUREMENTS,
+    NAVIGATION,
+    VEHICLE_STATE,
+    new_observation,
+    observation_space,
+    observe,
+)
 from zmqcarla.workers.reward import StepFacts, dense_reward, sparse_reward
 from zmqcarla.workers.termination import Ending, EndingJudge
 
