@@ -6,9 +6,15 @@ restitution and friction, and a push apart by the penetration.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Pairs = NDArray[np.int64]
 
 RESTITUTION = 0.15
 FRICTION = 0.4
@@ -113,31 +119,60 @@ class Hit(NamedTuple):
     impulse_y: float
 
 
-def near_pairs(xy_m: Sequence[tuple[float, float]], radii_m: Sequence[float]) -> list[tuple[int, int]]:
-    """Pairs (i < j) whose circles overlap, in order.
+def near_pairs(xy_m: Floats, radii_m: Floats) -> Pairs:
+    """Pairs whose circles overlap.
 
     Sweeps along x, so that its cost grows with crowding and not with the square of the number.
+
+    Args:
+        xy_m: float64 (n, 2), centres.
+        radii_m: float64 (n,).
+
+    Returns:
+        int64 (m, 2), the smaller index first, in order.
     """
-    if len(xy_m) < 2:
-        return []
-    order = sorted(range(len(xy_m)), key=lambda i: xy_m[i][0] - radii_m[i])
-    pairs: list[tuple[int, int]] = []
-    open_ones: list[int] = []
-    for i in order:
-        x, y = xy_m[i]
-        left = x - radii_m[i]
-        open_ones = [j for j in open_ones if xy_m[j][0] + radii_m[j] >= left]
-        for j in open_ones:
-            reach = radii_m[i] + radii_m[j]
-            dx, dy = xy_m[j][0] - x, xy_m[j][1] - y
-            if dx * dx + dy * dy < reach * reach:
-                pairs.append((i, j) if i < j else (j, i))
-        open_ones.append(i)
-    pairs.sort()
+    left = xy_m[:, 0] - radii_m
+    order = np.argsort(left, kind="stable")
+    left = left[order]
+    x, y, radius = xy_m[order, 0], xy_m[order, 1], radii_m[order]
+    # the partners of each lie behind it in the order, up to the first that begins where it ends
+    each = np.arange(len(order))
+    partners = np.searchsorted(left, x + radius) - each - 1
+    first = np.repeat(each, np.maximum(partners, 0))
+    if not len(first):
+        return np.empty((0, 2), np.int64)
+    second = np.arange(len(first)) - (np.cumsum(partners) - partners - each - 1)[first]
+    dx, dy, reach = x[second] - x[first], y[second] - y[first], radius[first] + radius[second]
+    met = dx * dx + dy * dy < reach * reach
+    one, other = order[first[met]], order[second[met]]
+    pairs = np.empty((len(one), 2), np.int64)
+    keys = np.sort(np.minimum(one, other) * len(order) + np.maximum(one, other))
+    pairs[:, 0], pairs[:, 1] = np.divmod(keys, len(order))
     return pairs
 
 
-def resolve(bodies: Sequence[Body], pairs: Sequence[tuple[int, int]]) -> list[Hit]:
+def touching(boxes: Floats, pairs: Pairs) -> Pairs:
+    """Those of the pairs whose rectangles overlap, as `overlap` finds.
+
+    Args:
+        boxes: float64 (6, n), the fields of `Rectangle`.
+        pairs: int64 (m, 2).
+    """
+    ax, ay, a_cos, a_sin, a_long, a_wide = boxes[:, pairs[:, 0]]
+    bx, by, b_cos, b_sin, b_long, b_wide = boxes[:, pairs[:, 1]]
+    dx, dy = bx - ax, by - ay
+    cos, sin = abs(a_cos * b_cos + a_sin * b_sin), abs(a_cos * b_sin - a_sin * b_cos)
+    apart = (abs(dx * a_cos + dy * a_sin) >= a_long + b_long * cos + b_wide * sin) | (
+        abs(dy * a_cos - dx * a_sin) >= a_wide + b_long * sin + b_wide * cos
+    )
+    apart |= (abs(dx * b_cos + dy * b_sin) >= b_long + a_long * cos + a_wide * sin) | (
+        abs(dy * b_cos - dx * b_sin) >= b_wide + a_long * sin + a_wide * cos
+    )
+    met: Pairs = pairs[~apart]
+    return met
+
+
+def resolve(bodies: Sequence[Body], pairs: Iterable[tuple[int, int]]) -> list[Hit]:
     """Part the bodies of each pair that overlap and exchange momentum.
 
     Args:

@@ -126,6 +126,7 @@ class Ground:
     def __init__(self, strips: tuple[LaneStrip, ...]) -> None:
         min_x, min_y, max_x, max_y = bounds_of(strips)
         self._origin = np.array([min_x - _MARGIN_M, min_y - _MARGIN_M])
+        self._left, self._top = self._origin.tolist()
         self._columns = int((max_x - min_x + 2 * _MARGIN_M) / _CELL_M) + 2
         self._rows = int((max_y - min_y + 2 * _MARGIN_M) / _CELL_M) + 2
         self._upper, self._lower = self._height_layers(_surface_samples(strips))
@@ -174,8 +175,8 @@ class Ground:
     def _corners(self, xy_m: Floats) -> list[tuple[NDArray[np.int64], Floats]]:
         """The four grid points around each point and their bilinear weights."""
         place = (xy_m - self._origin) / _CELL_M
-        x = np.clip(place[:, 0], 0.0, self._columns - 1.001)
-        y = np.clip(place[:, 1], 0.0, self._rows - 1.001)
+        x: Floats = np.minimum(np.maximum(place[:, 0], 0.0), self._columns - 1.001)
+        y: Floats = np.minimum(np.maximum(place[:, 1], 0.0), self._rows - 1.001)
         column, row = x.astype(np.int64), y.astype(np.int64)
         right, down = x - column, y - row
         first = row * self._columns + column
@@ -188,8 +189,8 @@ class Ground:
 
     def _nearest_cells(self, xy_m: Floats) -> NDArray[np.int64]:
         place = ((xy_m - self._origin) / _CELL_M + 0.5).astype(np.int64)
-        column = np.clip(place[:, 0], 0, self._columns - 1)
-        row = np.clip(place[:, 1], 0, self._rows - 1)
+        column = np.minimum(np.maximum(place[:, 0], 0), self._columns - 1)
+        row = np.minimum(np.maximum(place[:, 1], 0), self._rows - 1)
         cells: NDArray[np.int64] = row * self._columns + column
         return cells
 
@@ -218,3 +219,9 @@ class Ground:
     def speed_limits_kmh(self, xy_m: Floats) -> Floats:
         """Speed limit at each point, off the road that of the nearest lane: float64 (n,) from float64 (n, 2)."""
         return self._speeds[self._nearest_cells(xy_m)]
+
+    def speed_limit_kmh(self, x_m: float, y_m: float) -> float:
+        """The same at one point."""
+        column = min(max(int((x_m - self._left) / _CELL_M + 0.5), 0), self._columns - 1)
+        row = min(max(int((y_m - self._top) / _CELL_M + 0.5), 0), self._rows - 1)
+        return float(self._speeds[row * self._columns + column])
