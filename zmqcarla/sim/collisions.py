@@ -19,6 +19,7 @@ Pairs = NDArray[np.int64]
 RESTITUTION = 0.15
 FRICTION = 0.4
 _QUIET_MPS = 0.02
+_CONTACT_M = 0.02
 
 
 class Rectangle(NamedTuple):
@@ -40,31 +41,56 @@ class Overlap(NamedTuple):
     normal_y: float
 
 
-def overlap(a: Rectangle, b: Rectangle) -> Overlap | None:
-    """The least translation that parts two rectangles, None when they are apart."""
+def overlap(a: Rectangle, b: Rectangle, travel_x: float = 0.0, travel_y: float = 0.0) -> Overlap | None:
+    """How to part two rectangles that touch now or have passed through each other on the way here.
+
+    Args:
+        a: where the first is now.
+        b: where the second is now.
+        travel_x: how far the second came, as seen from the first, since both were last looked at; x, m.
+        travel_y: likewise y.
+
+    Returns:
+        The way back along the side by which they met, or, if they overlapped all the time, the shortest way apart;
+        None when they did not meet.
+    """
     dx, dy = b.x - a.x, b.y - a.y
     cos = abs(a.cos * b.cos + a.sin * b.sin)
     sin = abs(a.cos * b.sin - a.sin * b.cos)
-    best = math.inf
-    normal_x = normal_y = 0.0
+    shallow = way_back = Overlap(math.inf, 0.0, 0.0)
+    enters, leaves = -math.inf, math.inf  # share of the way at which all axes overlap
     for axis_x, axis_y, reach in (
         (a.cos, a.sin, a.length + b.length * cos + b.width * sin),
         (-a.sin, a.cos, a.width + b.length * sin + b.width * cos),
         (b.cos, b.sin, b.length + a.length * cos + a.width * sin),
         (-b.sin, b.cos, b.width + a.length * sin + a.width * cos),
     ):
-        apart = dx * axis_x + dy * axis_y
-        depth = reach - abs(apart)
-        if depth <= 0.0:
+        end = dx * axis_x + dy * axis_y
+        travel = travel_x * axis_x + travel_y * axis_y
+        start = end - travel
+        depth = reach - abs(end)
+        if depth <= 0.0 and abs(start + end) >= 2 * reach + abs(travel) - 1e-12:
             return None
-        if depth < best:
-            best = depth
-            sign = 1.0 if apart >= 0.0 else -1.0
-            normal_x, normal_y = axis_x * sign, axis_y * sign
-    return Overlap(best, normal_x, normal_y)
+        if depth < shallow.depth_m:
+            sign = 1.0 if end >= 0.0 else -1.0
+            shallow = Overlap(depth, axis_x * sign, axis_y * sign)
+        if travel != 0.0:
+            side = 1.0 if start >= 0.0 else -1.0
+            outward = side if travel * side > 0.0 else -side
+            leaves = min(leaves, (outward * reach - start) / travel)
+            enter = (-outward * reach - start) / travel
+            if enter > enters:
+                enters = enter
+                way_back = Overlap(reach - side * end, axis_x * side, axis_y * side)
+    if enters >= leaves or enters > 1.0 or leaves <= 0.0:
+        return None
+    if enters > 0.0:
+        return way_back
+    return shallow if shallow.depth_m > 0.0 else None
 
 
-def _corners(r: Rectangle) -> list[tuple[float, float]]:
+def corners(r: Rectangle) -> list[tuple[float, float]]:
+    """The four corners of a rectangle, round it."""
     return [
         (
             r.x + along * r.length * r.cos - across * r.width * r.sin,
@@ -76,12 +102,13 @@ def _corners(r: Rectangle) -> list[tuple[float, float]]:
 
 def _inside(r: Rectangle, point: tuple[float, float]) -> bool:
     dx, dy = point[0] - r.x, point[1] - r.y
-    return abs(dx * r.cos + dy * r.sin) <= r.length and abs(dy * r.cos - dx * r.sin) <= r.width
+    along, across = abs(dx * r.cos + dy * r.sin), abs(dy * r.cos - dx * r.sin)
+    return along <= r.length + _CONTACT_M and across <= r.width + _CONTACT_M
 
 
 def contact_point(a: Rectangle, b: Rectangle) -> tuple[float, float]:
-    """Mean of the corners of each that lie in the other."""
-    points = [p for p in _corners(a) if _inside(b, p)] + [p for p in _corners(b) if _inside(a, p)]
+    """Mean of the corners of each that lie in or on the other."""
+    points = [p for p in corners(a) if _inside(b, p)] + [p for p in corners(b) if _inside(a, p)]
     if not points:
         return (a.x + b.x) / 2, (a.y + b.y) / 2
     return sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
@@ -96,6 +123,7 @@ class Body:
         low_m, high_m: height of its underside and top.
         vx, vy, rate: world velocity (m/s) and yaw rate (rad/s).
         inverse_mass: 1/kg, 0 for what cannot be moved; `inverse_inertia` 1/(kg m2).
+        travel_x, travel_y: how far it came in this tick, m.
         moved: whether `resolve` changed it.
     """
 
@@ -107,6 +135,8 @@ class Body:
     rate: float
     inverse_mass: float
     inverse_inertia: float
+    travel_x: float = 0.0
+    travel_y: float = 0.0
     moved: bool = False
 
 
@@ -151,23 +181,27 @@ def near_pairs(xy_m: Floats, radii_m: Floats) -> Pairs:
     return pairs
 
 
-def touching(boxes: Floats, pairs: Pairs) -> Pairs:
-    """Those of the pairs whose rectangles overlap, as `overlap` finds.
+def touching(boxes: Floats, travel_m: Floats, pairs: Pairs) -> Pairs:
+    """Those of the pairs that `overlap` is to look at: no axis parts them, neither now nor before nor between.
 
     Args:
         boxes: float64 (6, n), the fields of `Rectangle`.
+        travel_m: float64 (2, n), how far each came.
         pairs: int64 (m, 2).
     """
     ax, ay, a_cos, a_sin, a_long, a_wide = boxes[:, pairs[:, 0]]
     bx, by, b_cos, b_sin, b_long, b_wide = boxes[:, pairs[:, 1]]
-    dx, dy = bx - ax, by - ay
+    half_x, half_y = (travel_m[:, pairs[:, 1]] - travel_m[:, pairs[:, 0]]) / 2
+    dx, dy = bx - ax - half_x, by - ay - half_y
     cos, sin = abs(a_cos * b_cos + a_sin * b_sin), abs(a_cos * b_sin - a_sin * b_cos)
-    apart = (abs(dx * a_cos + dy * a_sin) >= a_long + b_long * cos + b_wide * sin) | (
-        abs(dy * a_cos - dx * a_sin) >= a_wide + b_long * sin + b_wide * cos
-    )
-    apart |= (abs(dx * b_cos + dy * b_sin) >= b_long + a_long * cos + a_wide * sin) | (
-        abs(dy * b_cos - dx * b_sin) >= b_wide + a_long * sin + a_wide * cos
-    )
+    apart = np.zeros(len(pairs), np.bool_)
+    for axis_x, axis_y, reach in (
+        (a_cos, a_sin, a_long + b_long * cos + b_wide * sin),
+        (-a_sin, a_cos, a_wide + b_long * sin + b_wide * cos),
+        (b_cos, b_sin, b_long + a_long * cos + a_wide * sin),
+        (-b_sin, b_cos, b_wide + a_long * sin + a_wide * cos),
+    ):
+        apart |= abs(dx * axis_x + dy * axis_y) >= reach + abs(half_x * axis_x + half_y * axis_y)
     met: Pairs = pairs[~apart]
     return met
 
@@ -187,7 +221,7 @@ def resolve(bodies: Sequence[Body], pairs: Iterable[tuple[int, int]]) -> list[Hi
         a, b = bodies[i], bodies[j]
         if a.low_m > b.high_m or b.low_m > a.high_m or a.inverse_mass + b.inverse_mass == 0.0:
             continue
-        found = overlap(a.rectangle, b.rectangle)
+        found = overlap(a.rectangle, b.rectangle, b.travel_x - a.travel_x, b.travel_y - a.travel_y)
         if found is None:
             continue
         impulse = _exchange(a, b, found)
@@ -199,10 +233,10 @@ def resolve(bodies: Sequence[Body], pairs: Iterable[tuple[int, int]]) -> list[Hi
 def _exchange(a: Body, b: Body, found: Overlap) -> tuple[float, float] | None:
     """Impulse on b (and its opposite on a); None when they were parting already."""
     nx, ny = found.normal_x, found.normal_y
+    _part(a, b, found)
     px, py = contact_point(a.rectangle, b.rectangle)
     ax, ay = px - a.rectangle.x, py - a.rectangle.y
     bx, by = px - b.rectangle.x, py - b.rectangle.y
-    _part(a, b, found)
     wx = (b.vx - b.rate * by) - (a.vx - a.rate * ay)
     wy = (b.vy + b.rate * bx) - (a.vy + a.rate * ax)
     closing = wx * nx + wy * ny

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zmqcarla.sim import wire
-from zmqcarla.sim.actors import Actor, ActorTable, Vehicle, Walker
-from zmqcarla.sim.collisions import Body, Pairs, Rectangle, near_pairs, resolve, touching
+from zmqcarla.sim.actors import ActorTable, Vehicle, Walker
 from zmqcarla.sim.dynamics import SCALAR, Ground, Pedals, advance, gear_of, inputs_of, land, rests, touches
 from zmqcarla.sim.fleet import Fleet
 from zmqcarla.sim.geometry import Pose, Vector, wrap_deg
@@ -22,37 +20,8 @@ HeightsOf = Callable[[Floats, Floats], Floats]
 VECTOR_FROM = 10
 _BYTES = wire.RECORD_BYTES
 _TOUCH_M = 0.05
-_PAIR_MARGIN_M = 6.0
 _NO_PUSH = (0.0, 0.0, 0.0)
 _NO_PEDALS = Pedals(0.0, 0.0, 0.0, False, False, False, 0)
-
-
-class Impact(NamedTuple):
-    """Two actors that hit each other and the impulse (N s, world frame) on the first."""
-
-    actor: Actor
-    other: Actor
-    impulse: Vector
-
-
-def half_length_m(actor: Actor) -> float:
-    """Distance from the actor's centre to the corner of its box, seen from above."""
-    return math.hypot(actor.shape.extent_m[0], actor.shape.extent_m[1])
-
-
-def rectangle_of(actor: Actor, x: float, y: float, yaw_deg: float) -> Rectangle:
-    """An actor's box seen from above, with the actor at a pose."""
-    yaw = math.radians(yaw_deg)
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    along, across = actor.shape.centre_m[:2]
-    return Rectangle(
-        x + along * cos - across * sin,
-        y + along * sin + across * cos,
-        cos,
-        sin,
-        actor.shape.extent_m[0],
-        actor.shape.extent_m[1],
-    )
 
 
 class Motion:
@@ -69,10 +38,6 @@ class Motion:
         self._heights_of = heights_of
         self._flat_m = flat_m
         self._fleet: Fleet | None = None
-        self._solids: list[Actor] = []
-        self._shapes: Floats = np.empty((5, 0))
-        self._pairs: Pairs = np.empty((0, 2), np.int64)
-        self._paired_at: Floats = np.empty((0, 2))
 
     # ------------------------------------------------------------------------------------------------ vehicles
 
@@ -235,104 +200,6 @@ class Motion:
             self._table.set_pose(row, (x, y, down, 0.0, wrap_deg(yaw), 0.0))
             change = ((vx - old[0]) / delta_s, (vy - old[1]) / delta_s, (fall - old[2]) / delta_s)
             self._table.set_motion(row, (vx, vy, fall, 0.0, 0.0, 0.0, *change))
-
-    # ---------------------------------------------------------------------------------------------- collisions
-
-    def collide(self, solids: Sequence[Actor]) -> list[Impact]:
-        """Part what overlaps and exchange momentum; the impacts of this tick."""
-        if len(solids) < 2:
-            return []
-        if self._solids != solids:
-            self._solids = list(solids)
-            self._shapes = np.array(
-                [(*a.shape.extent_m[:2], *a.shape.centre_m[:2], half_length_m(a)) for a in solids]
-            ).T
-            self._paired_at = np.full((len(solids), 2), np.inf)
-        records = self._table.records[[actor.row for actor in solids]]
-        xy: Floats = records["location"][:, :2].astype(np.float64)
-        half_long, half_wide, ahead, aside, radius = self._shapes
-        # pairs that are near with a margin stay all pairs that can touch until somebody has moved half of it
-        if not abs(xy - self._paired_at).max() < _PAIR_MARGIN_M / 3:
-            self._pairs = near_pairs(xy, radius + _PAIR_MARGIN_M / 2)
-            self._paired_at = xy
-        if not len(self._pairs):
-            return []
-        x, y = xy.T
-        yaw = np.radians(records["rotation"][:, 1].astype(np.float64))
-        cos, sin = np.cos(yaw), np.sin(yaw)
-        boxes = np.empty((6, len(solids)))
-        boxes[0], boxes[1] = x + ahead * cos - aside * sin, y + ahead * sin + aside * cos
-        boxes[2], boxes[3], boxes[4], boxes[5] = cos, sin, half_long, half_wide
-        touched = touching(boxes, self._pairs)
-        met = [(i, j) for i, j in touched.tolist() if _may_meet(solids[i], solids[j])]
-        if not met:
-            return []
-        wanted = sorted({index for pair in met for index in pair})
-        place_of = {index: place for place, index in enumerate(wanted)}
-        bodies = [self._body(solids[index]) for index in wanted]
-        hits = resolve(bodies, [(place_of[i], place_of[j]) for i, j in met])
-        for place, body in enumerate(bodies):
-            if body.moved:
-                self._put_back(solids[wanted[place]], body)
-        return [
-            Impact(solids[wanted[h.first]], solids[wanted[h.second]], (h.impulse_x, h.impulse_y, 0.0)) for h in hits
-        ]
-
-    def _body(self, actor: Actor) -> Body:
-        x, y, z, _, yaw, _ = self._table.pose(actor.row)
-        motion = self._table.motion(actor.row)
-        middle, half = z + actor.shape.centre_m[2], actor.shape.extent_m[2]
-        inverse_mass = inverse_inertia = 0.0
-        if actor.physics:
-            match actor:
-                case Vehicle():
-                    inverse_mass = 1.0 / actor.model.mass_kg
-                    inverse_inertia = inverse_mass / actor.model.gyration_m2
-                case Walker():
-                    inverse_mass = 1.0 / actor.blueprint.mass_kg
-                case _:
-                    pass
-        return Body(
-            rectangle_of(actor, x, y, yaw),
-            middle - half,
-            middle + half,
-            motion[0],
-            motion[1],
-            math.radians(motion[5]),
-            inverse_mass,
-            inverse_inertia,
-        )
-
-    def _put_back(self, actor: Actor, body: Body) -> None:
-        pose, motion = self._table.pose(actor.row), self._table.motion(actor.row)
-        r = body.rectangle
-        along, across = actor.shape.centre_m[:2]
-        x = r.x - along * r.cos + across * r.sin
-        y = r.y - along * r.sin - across * r.cos
-        self._table.set_pose(actor.row, (x, y, *pose[2:]))
-        spin = math.degrees(body.rate)
-        self._table.set_motion(actor.row, (body.vx, body.vy, motion[2], 0.0, 0.0, spin, *motion[6:]))
-        if isinstance(actor, Vehicle):
-            actor.asleep = False
-        elif isinstance(actor, Walker):
-            actor.grounded = None
-
-
-def _may_meet(a: Actor, b: Actor) -> bool:
-    """Whether a pair is worth a look: one of them may move, and they are not attached to each other."""
-    if a.parent is b or b.parent is a:
-        return False
-    return _moves(a) or _moves(b)
-
-
-def _moves(actor: Actor) -> bool:
-    match actor:
-        case Vehicle():
-            return not actor.asleep
-        case Walker():
-            return True
-        case _:
-            return False
 
 
 def _is_plain(vehicle: Vehicle) -> bool:

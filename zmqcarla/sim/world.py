@@ -16,9 +16,11 @@ from zmqcarla.sim import wire
 from zmqcarla.sim.actors import Actor, ActorTable, Sensor, Sign, TrafficLight, Vehicle, Walker
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint, Shape
 from zmqcarla.sim.collisions import overlap
+from zmqcarla.sim.contacts import Contacts, Impact, half_length_m, rectangle_of
 from zmqcarla.sim.geometry import Pose, compose
 from zmqcarla.sim.lights import TrafficLights
-from zmqcarla.sim.motion import VECTOR_FROM, Impact, Motion, half_length_m, rectangle_of
+from zmqcarla.sim.motion import VECTOR_FROM, Motion
+from zmqcarla.sim.obstacles import obstacles_of
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.vehicle_physics import grip_mps2
 from zmqcarla.sim.weather import DEFAULT_WEATHER
@@ -100,6 +102,7 @@ class World:
         ground = self.road_map.ground
         flat_m = float(self.road_map.heights_m(self.road_map.spawn_points[:1, :2])[0]) if ground.is_flat else None
         self.motion = Motion(self.table, self._heights_m, flat_m)
+        self.contacts = Contacts(self.table, obstacles_of(self.road_map))
         start = self.road_map.spawn_points[0].tolist()
         self.spectator = self._add(
             Actor(self._new_id(), LIBRARY["spectator"], [], Shape(), self.frame),
@@ -250,7 +253,7 @@ class World:
                 continue
             if overlap(mine, rectangle_of(other, x, y, yaw)) is not None:
                 return True
-        return False
+        return not self.contacts.room_for(actor, pose)
 
     def destroy(self, actor_id: int) -> bool:
         """Take an actor and all that is attached to it out of the world; False when there is none to take."""
@@ -314,7 +317,7 @@ class World:
         self.motion.move_vehicles(roster.vehicles, delta_s)
         if roster.walkers:
             self.motion.move_walkers(roster.walkers, delta_s)
-        self.impacts = self.motion.collide([a for a in roster.solids if a.collides])
+        self.impacts = self.contacts.collide([a for a in roster.solids if a.collides], delta_s)
         self.place_attached(roster.attached)
         self._tell_traffic([v for v in roster.vehicles if not v.asleep or v.light is not None])
 
