@@ -275,7 +275,7 @@ def inputs_of(
     )
 
 
-Ground = tuple[Number, Number, Number]  # height (m), pitch and roll (deg) of the plane under the wheels
+Plane = tuple[Number, Number, Number]  # height (m), pitch and roll (deg) of the plane under the wheels
 
 
 def touches(ops: Operations, height_m: Number, z: Number, vz: Number, speed_mps: Number, pitch: Number) -> Number:
@@ -295,7 +295,7 @@ def touches(ops: Operations, height_m: Number, z: Number, vz: Number, speed_mps:
 
 def land(
     ops: Operations,
-    ground: Ground,
+    ground: Plane,
     before: tuple[Number, ...],
     flat_mps: Number,
     grounded: Number,

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zmqcarla.sim.actors import ActorTable, Vehicle
-    from zmqcarla.sim.dynamics import Ground
+    from zmqcarla.sim.dynamics import Plane
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
-    GroundUnder = Callable[[Floats, Floats, Floats], Ground]
+    GroundUnder = Callable[[Floats, Floats, Floats], Plane]
     """Height (m), pitch and roll (deg) of the plane under wheels: from pose rows x, y, z, pitch, yaw, roll (6, n), half
     wheelbase (n,) and half width (n,), both m."""
 

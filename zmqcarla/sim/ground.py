@@ -24,6 +24,7 @@ _STEP_M = 1.0
 _CELL_M = 1.0
 _MARGIN_M = 24.0
 _LAYER_GAP_M = 2.5
+_SMOOTHING_CELLS = (16.0, 8.0, 4.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +114,25 @@ def _fill_from_nearest(layer: Floats, known: NDArray[np.bool_]) -> Floats:
     return filled
 
 
+def _smooth_beside(layer: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Even out the unknown cells from coarse to fine, the known ones held: slopes between roads, no cliffs."""
+    smooth = layer.astype(np.float32)
+    for sigma in _SMOOTHING_CELLS:
+        blurred = np.asarray(cv2.GaussianBlur(smooth, (0, 0), sigma), np.float32)
+        smooth = np.where(known, smooth, blurred)
+    evened: Floats = np.where(known, layer, smooth)
+    return evened
+
+
 class Ground:
     """Heights and speed limits over the map.
 
     Attributes:
         is_flat: Whether all lanes lie within 5 cm of one height.
+        flat_m: That height, None where it is not flat.
 
     The grids reach 24 m beyond the outermost lane; a query outside answers with the nearest border cell. Off the road
-    the ground has the height of the nearest lane, so it is continuous along a kerb.
+    the ground slopes gently from lane to lane, beginning at the kerb.
     """
 
     def __init__(self, strips: tuple[LaneStrip, ...]) -> None:
@@ -132,6 +144,7 @@ class Ground:
         self._upper, self._lower = self._height_layers(_surface_samples(strips))
         self._speeds = self._speed_grid(strips)
         self.is_flat = bool(np.ptp(self._upper) < 0.05) and self._lower is None
+        self.flat_m = float(np.median(self._upper)) if self.is_flat else None
 
     @property
     def has_bridges(self) -> bool:
@@ -162,7 +175,8 @@ class Ground:
 
     def _filled(self, layer: Floats) -> Floats:
         grid = layer.reshape(self._rows, self._columns)
-        return _fill_from_nearest(grid, ~np.isnan(grid)).ravel()
+        known = ~np.isnan(grid)
+        return _smooth_beside(_fill_from_nearest(grid, known), known).ravel()
 
     def _speed_grid(self, strips: tuple[LaneStrip, ...]) -> Floats:
         grid = np.zeros((self._rows, self._columns), np.float32)
@@ -215,6 +229,38 @@ class Ground:
                 value = np.where(np.abs(below - near_z_m) < np.abs(value - near_z_m), below, value)
             height += share * value
         return height
+
+    def height_m(self, x_m: float, y_m: float, near_z_m: float) -> float:
+        """The same at one point, without the cost of arrays."""
+        x = min(max((x_m - self._left) / _CELL_M, 0.0), self._columns - 1.001)
+        y = min(max((y_m - self._top) / _CELL_M, 0.0), self._rows - 1.001)
+        column, row = int(x), int(y)
+        right, down = x - column, y - row
+        cell = row * self._columns + column
+        below = cell + self._columns
+        height: float = (
+            (1 - right) * (1 - down) * self._level(cell, near_z_m)
+            + right * (1 - down) * self._level(cell + 1, near_z_m)
+            + (1 - right) * down * self._level(below, near_z_m)
+            + right * down * self._level(below + 1, near_z_m)
+        )
+        return height
+
+    def _level(self, cell: int, near_z_m: float) -> float:
+        upper = float(self._upper[cell])
+        if self._lower is None:
+            return upper
+        lower = float(self._lower[cell])
+        return lower if abs(lower - near_z_m) < abs(upper - near_z_m) else upper
+
+    def surface(self, xy_m: Floats, near_z_m: Floats | None = None) -> tuple[Floats, Floats]:
+        """Heights (n,) as `heights_m`, and the unit normals of the ground there, float64 (n, 3), pointing up."""
+        sides = np.array([(0.0, 0.0), (0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
+        points = (xy_m[None, :, :] + sides[:, None, :]).reshape(-1, 2)
+        near = None if near_z_m is None else np.tile(near_z_m, len(sides))
+        here, east, west, south, north = self.heights_m(points, near).reshape(len(sides), -1)
+        normals = np.stack([west - east, north - south, np.ones(len(here))], axis=1)
+        return here, normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
     def speed_limits_kmh(self, xy_m: Floats) -> Floats:
         """Speed limit at each point, off the road that of the nearest lane: float64 (n,) from float64 (n, 2)."""

@@ -1,20 +1,20 @@
 """One tick of everything that moves: from the actor records, through the motion model, back into the records."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.actors import ActorTable, Vehicle, Walker
-from zmqcarla.sim.dynamics import SCALAR, Ground, Pedals, advance, gear_of, inputs_of, land, rests, touches
+from zmqcarla.sim.dynamics import SCALAR, Pedals, Plane, advance, gear_of, inputs_of, land, rests, touches
 from zmqcarla.sim.fleet import Fleet
 from zmqcarla.sim.geometry import Pose, Vector, wrap_deg
+from zmqcarla.sim.ground import Ground
 from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2
 
 Floats = NDArray[np.float64]
-HeightsOf = Callable[[Floats, Floats], Floats]
 
 # From this number of vehicles on, numpy over arrays beats math over floats (measured).
 VECTOR_FROM = 10
@@ -29,14 +29,13 @@ class Motion:
 
     Args:
         table: whose records are read and written.
-        heights_of: ground height (n,) at xy (n, 2), given the z (n,) of who asks.
-        flat_m: height of all ground if it is flat, so that nobody need ask.
+        ground: what they stand on.
     """
 
-    def __init__(self, table: ActorTable, heights_of: HeightsOf, flat_m: float | None) -> None:
+    def __init__(self, table: ActorTable, ground: Ground) -> None:
         self._table = table
-        self._heights_of = heights_of
-        self._flat_m = flat_m
+        self._ground = ground
+        self._flat_m = ground.flat_m
         self._fleet: Fleet | None = None
 
     # ------------------------------------------------------------------------------------------------ vehicles
@@ -66,7 +65,7 @@ class Motion:
                 self._fleet = Fleet(free)
             self._fleet.squad(plain).move(self._table, self._ground_under, delta_s)
 
-    def _ground_under(self, pose: Floats, front_m: Floats, half_width_m: Floats) -> Ground:
+    def _ground_under(self, pose: Floats, front_m: Floats, half_width_m: Floats) -> Plane:
         """Height (m), pitch and roll (deg), each (n,), of the plane under wheels.
 
         Args:
@@ -83,7 +82,7 @@ class Motion:
         points = np.empty((4 * len(x), 2))
         points[:, 0] = np.concatenate([x + along_x, x - along_x, x - wide_x, x + wide_x])
         points[:, 1] = np.concatenate([y + along_y, y - along_y, y + wide_y, y - wide_y])
-        front, rear, right, left = self._heights_of(points, np.tile(z, 4)).reshape(4, -1)
+        front, rear, right, left = self._ground.heights_m(points, np.tile(z, 4)).reshape(4, -1)
         pitch = np.degrees(np.arctan2(front - rear, 2 * front_m))
         return (front + rear) / 2, pitch, np.degrees(np.arctan2(left - right, 2 * half_width_m))
 
@@ -91,11 +90,14 @@ class Motion:
         """The same for one vehicle, on a map that is not flat."""
         if vehicle.stood is not None and vehicle.stood[0] == pose:
             return vehicle.stood[1]
-        column = np.array(pose)[:, None]
-        height, pitch, roll = self._ground_under(
-            column, np.array([vehicle.model.front_m]), np.array([vehicle.shape.extent_m[1]])
-        )
-        return float(height[0]), float(pitch[0]), float(roll[0])
+        x, y, z, _, yaw_deg, _ = pose
+        yaw = math.radians(yaw_deg)
+        cos, sin, height = math.cos(yaw), math.sin(yaw), self._ground.height_m
+        long, wide = vehicle.model.front_m, vehicle.shape.extent_m[1]
+        front, rear = height(x + long * cos, y + long * sin, z), height(x - long * cos, y - long * sin, z)
+        right, left = height(x - wide * sin, y + wide * cos, z), height(x + wide * sin, y - wide * cos, z)
+        pitch = math.degrees(math.atan2(front - rear, 2 * long))
+        return (front + rear) / 2, pitch, math.degrees(math.atan2(left - right, 2 * wide))
 
     def _move(self, vehicle: Vehicle, delta_s: float) -> None:
         """Drive one vehicle through one tick; also if a script holds, pushes or lifts it."""
@@ -185,7 +187,7 @@ class Motion:
         if not going:
             return
         xy = np.array([place[:2] for _, place, _ in going])
-        heights = self._heights_of(xy, np.array([place[2] for _, place, _ in going])).tolist()
+        heights = self._ground.heights_m(xy, np.array([place[2] for _, place, _ in going])).tolist()
         for (walker, (x, y, z, yaw), (vx, vy, vz)), ground in zip(going, heights, strict=True):
             stand = ground + walker.shape.extent_m[2]
             down, fall = z, vz

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.actors import Actor, ActorTable, Sensor, Sign, TrafficLight, Vehicle, Walker
@@ -99,9 +98,7 @@ class World:
         self.roster = Roster()
         self.population = 0
         self.signs: list[Sign] = []
-        ground = self.road_map.ground
-        flat_m = float(self.road_map.heights_m(self.road_map.spawn_points[:1, :2])[0]) if ground.is_flat else None
-        self.motion = Motion(self.table, self._heights_m, flat_m)
+        self.motion = Motion(self.table, self.road_map.ground)
         self.contacts = Contacts(self.table, obstacles_of(self.road_map))
         start = self.road_map.spawn_points[0].tolist()
         self.spectator = self._add(
@@ -123,9 +120,6 @@ class World:
         if reset_settings:
             self.settings = Settings()
         self._begin()
-
-    def _heights_m(self, xy_m: NDArray[np.float64], near_z_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.road_map.heights_m(xy_m, near_z_m)
 
     # ------------------------------------------------------------------------------------------ birth and death
 
