@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint
-from zmqcarla.sim.collisions import Body, Rectangle, near_pairs, overlap, resolve
-from zmqcarla.sim.dynamics import VECTOR_FROM, Pedals, State, advance, gear_of, inputs_of
+from zmqcarla.sim.collisions import Body, Rectangle, near_pairs, overlap, resolve, touching
+from zmqcarla.sim.dynamics import SCALAR, VECTOR, Inputs, Pedals, State, advance, gear_of, inputs_of
 from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2, Model, default_control
 
 CAR = LIBRARY["vehicle.lincoln.mkz_2020"]
@@ -24,8 +24,8 @@ def drive(state: State, pedals: Pedals, ticks: int, model: Model | None = None, 
     model = model or model_of()
     for _ in range(ticks):
         ahead = math.cos(state[2]) * state[3] + math.sin(state[2]) * state[4]
-        u = inputs_of(model, pedals, gear_of(model, pedals, ahead), ahead, True, pitch)
-        (state,) = advance([u], [state], DELTA_S)
+        u = inputs_of(SCALAR, model, pedals, gear_of(SCALAR, model, pedals, ahead), ahead, True, pitch)
+        state = advance(SCALAR, u, state, DELTA_S)
     return state
 
 
@@ -117,14 +117,16 @@ def test_every_vehicle_moves_turns_and_stops() -> None:
 def test_many_vehicles_as_arrays_move_like_each_alone() -> None:
     chance = np.random.default_rng(3)
     model, inputs, states = model_of(), [], list[State]()
-    for _ in range(VECTOR_FROM + 3):
+    for _ in range(20):
         numbers = chance.uniform(-1, 1, 8).tolist()
         control = pedals(abs(numbers[0]), numbers[1], max(numbers[2], 0.0))
         states.append((numbers[3] * 50, 0.0, numbers[4] * 3, numbers[5] * 20, numbers[6] * 20, numbers[7]))
-        inputs.append(inputs_of(model, control, 2, 10.0, True, 0.02))
-    together = advance(inputs, states, DELTA_S)
+        inputs.append(inputs_of(SCALAR, model, control, 2, 10.0, True, 0.02))
+    stacked = Inputs(*(np.array([getattr(u, name) for u in inputs]) for name in Inputs.__slots__))
+    columns = tuple(np.array(states).T.copy())
+    together = list(zip(*advance(VECTOR, stacked, columns, DELTA_S), strict=True))
     for u, state, moved in zip(inputs, states, together, strict=True):
-        assert advance([u], [state], DELTA_S)[0] == pytest.approx(moved, abs=1e-9)
+        assert advance(SCALAR, u, state, DELTA_S) == pytest.approx(moved, abs=1e-9)
 
 
 def square(x: float, y: float, yaw: float = 0.0, half: float = 1.0) -> Rectangle:
@@ -173,9 +175,21 @@ def test_bodies_at_different_heights_pass() -> None:
 
 def test_near_pairs_finds_what_brute_force_finds() -> None:
     chance = np.random.default_rng(1)
-    places = [(x, y) for x, y in chance.uniform(0, 60, (40, 2)).tolist()]
-    radii = chance.uniform(0.5, 4, 40).tolist()
+    places, radii = chance.uniform(0, 60, (40, 2)), chance.uniform(0.5, 4, 40)
     wanted = [
-        (i, j) for i in range(40) for j in range(i + 1, 40) if math.dist(places[i], places[j]) < radii[i] + radii[j]
+        [i, j] for i in range(40) for j in range(i + 1, 40) if math.dist(places[i], places[j]) < radii[i] + radii[j]
     ]
-    assert near_pairs(places, radii) == wanted
+    assert near_pairs(places, radii).tolist() == wanted
+    assert len(near_pairs(places[:1], radii[:1])) == 0
+
+
+def test_many_rectangles_touch_like_each_pair_alone() -> None:
+    chance = np.random.default_rng(2)
+    yaw = chance.uniform(-3, 3, 30)
+    boxes = np.stack([*chance.uniform(0, 12, (2, 30)), np.cos(yaw), np.sin(yaw), *chance.uniform(0.2, 3, (2, 30))])
+    pairs = np.array([(i, j) for i in range(30) for j in range(i + 1, 30)])
+    wanted = [
+        [i, j] for i, j in pairs.tolist() if overlap(Rectangle(*boxes[:, i]), Rectangle(*boxes[:, j])) is not None
+    ]
+    assert 20 < len(wanted) < 400
+    assert touching(boxes, np.zeros((2, 30)), pairs).tolist() == wanted

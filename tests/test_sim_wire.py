@@ -17,13 +17,14 @@ pack = cast("Any", msgpack.packb)
 
 def test_actor_record_is_119_bytes_and_its_fields_lie_where_the_client_reads_them() -> None:
     assert wire.RECORD.itemsize == 119
-    assert wire.VEHICLE_CONTROL.size + wire.SPECIFIC_AT == wire.TRAFFIC_AT
+    assert wire.VEHICLE_CONTROL.size + wire.SPECIFIC_AT == wire.LIMIT_AT
     row = np.zeros(1, wire.RECORD)
     buffer = bytearray(row.tobytes())
     wire.HEAD.pack_into(buffer, 0, 7, wire.STATE_ACTIVE)
     wire.POSE.pack_into(buffer, wire.POSE_AT, 1, 2, 3, 4, 5, 6)
     wire.MOTION.pack_into(buffer, wire.MOTION_AT, *range(10, 19))
-    wire.TRAFFIC.pack_into(buffer, wire.TRAFFIC_AT, 50.0, wire.LightColour.RED, 1, 99)
+    wire.LIMIT.pack_into(buffer, wire.LIMIT_AT, 50.0)
+    wire.LIGHT_AHEAD.pack_into(buffer, wire.LIGHT_AHEAD_AT, wire.LightColour.RED, 1, 99)
     seen = np.frombuffer(buffer, wire.RECORD)[0]
     assert seen["id"] == 7
     assert seen["location"].tolist() == [1, 2, 3]

@@ -153,7 +153,7 @@ def test_a_world_rebuilt_from_its_records_moves_on_alike(road_map: RoadMap) -> N
         car_at(rebuilt, index)
     for car, twin in zip(original.roster.vehicles, rebuilt.roster.vehicles, strict=True):
         rebuilt.table.records[twin.row] = original.table.records[car.row]
-        twin.spawn_frame, twin.grounded = -1, None
+        twin.fresh = False
     for _ in range(60):
         run(original, 1)
         run(rebuilt, 1)

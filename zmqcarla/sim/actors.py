@@ -92,8 +92,9 @@ class Vehicle(Actor):
         light: the traffic light that it stands before.
         lights: carla.VehicleLightState bits.
         autopilot: whether a Traffic Manager said that it drives this one.
-        grounded: whether the wheels touch the ground; None when its pose was set from outside.
+        fresh: born since the last tick and left alone: it shows its spawn pose for one tick before it settles.
         asleep: at rest with nothing acting on it: its record stays as it is.
+        stood: where its last tick ended (a record's pose) and the ground found there, so as not to ask again.
         constant_mps: velocity in its own frame that it is held at.
         push_mps: velocity change still to be applied, world frame; `spin_rad_s` likewise for the yaw rate.
         ackermann: target of the Ackermann controller, None while pedals are used.
@@ -106,8 +107,9 @@ class Vehicle(Actor):
     own_grip_mps2: float = 0.0
     lights: int = 0
     autopilot: bool = False
-    grounded: bool | None = None
+    fresh: bool = True
     asleep: bool = False
+    stood: tuple[Pose, Vector] | None = None
     constant_mps: Vector | None = None
     push_mps: Vector = (0.0, 0.0, 0.0)
     spin_rad_s: float = 0.0
@@ -173,6 +175,7 @@ class ActorTable:
 
     Attributes:
         records: (capacity,) of dtype `wire.RECORD`; the first `len(self)` are in use. Replaced when it grows.
+        bytes_by_row: the same as uint8 (capacity, 119).
         actors: the actor of each row in use.
     """
 
@@ -183,6 +186,7 @@ class ActorTable:
     def _allocate(self, capacity: int) -> None:
         self.buffer = bytearray(capacity * wire.RECORD_BYTES)
         self.records = np.frombuffer(self.buffer, dtype=wire.RECORD)
+        self.bytes_by_row = np.frombuffer(self.buffer, np.uint8).reshape(-1, wire.RECORD_BYTES)
 
     def __len__(self) -> int:
         return len(self.actors)

@@ -21,11 +21,14 @@ class AttributeType(IntEnum):
 
 
 class Label(IntEnum):
-    """Semantic tags (carla.CityObjectLabel), the ones that actors carry."""
+    """Semantic tags (carla.CityObjectLabel), the ones that actors and obstacles carry."""
 
     NONE = 0
+    BUILDING = 3
+    POLE = 6
     TRAFFIC_LIGHT = 7
     TRAFFIC_SIGN = 8
+    VEGETATION = 9
     PEDESTRIAN = 12
     CAR = 14
     TRUCK = 15

@@ -24,6 +24,7 @@ _STEP_M = 1.0
 _CELL_M = 1.0
 _MARGIN_M = 24.0
 _LAYER_GAP_M = 2.5
+_SMOOTHING_CELLS = (16.0, 8.0, 4.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +114,37 @@ def _fill_from_nearest(layer: Floats, known: NDArray[np.bool_]) -> Floats:
     return filled
 
 
+def _smooth_beside(layer: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Even out the unknown cells from coarse to fine, the known ones held: slopes between roads, no cliffs."""
+    smooth = layer.astype(np.float32)
+    for sigma in _SMOOTHING_CELLS:
+        blurred = np.asarray(cv2.GaussianBlur(smooth, (0, 0), sigma), np.float32)
+        smooth = np.where(known, smooth, blurred)
+    evened: Floats = np.where(known, layer, smooth)
+    return evened
+
+
 class Ground:
     """Heights and speed limits over the map.
 
     Attributes:
         is_flat: Whether all lanes lie within 5 cm of one height.
+        flat_m: That height, None where it is not flat.
 
     The grids reach 24 m beyond the outermost lane; a query outside answers with the nearest border cell. Off the road
-    the ground has the height of the nearest lane, so it is continuous along a kerb.
+    the ground slopes gently from lane to lane, beginning at the kerb.
     """
 
     def __init__(self, strips: tuple[LaneStrip, ...]) -> None:
         min_x, min_y, max_x, max_y = bounds_of(strips)
         self._origin = np.array([min_x - _MARGIN_M, min_y - _MARGIN_M])
+        self._left, self._top = self._origin.tolist()
         self._columns = int((max_x - min_x + 2 * _MARGIN_M) / _CELL_M) + 2
         self._rows = int((max_y - min_y + 2 * _MARGIN_M) / _CELL_M) + 2
         self._upper, self._lower = self._height_layers(_surface_samples(strips))
         self._speeds = self._speed_grid(strips)
         self.is_flat = bool(np.ptp(self._upper) < 0.05) and self._lower is None
+        self.flat_m = float(np.median(self._upper)) if self.is_flat else None
 
     @property
     def has_bridges(self) -> bool:
@@ -161,7 +175,8 @@ class Ground:
 
     def _filled(self, layer: Floats) -> Floats:
         grid = layer.reshape(self._rows, self._columns)
-        return _fill_from_nearest(grid, ~np.isnan(grid)).ravel()
+        known = ~np.isnan(grid)
+        return _smooth_beside(_fill_from_nearest(grid, known), known).ravel()
 
     def _speed_grid(self, strips: tuple[LaneStrip, ...]) -> Floats:
         grid = np.zeros((self._rows, self._columns), np.float32)
@@ -174,8 +189,8 @@ class Ground:
     def _corners(self, xy_m: Floats) -> list[tuple[NDArray[np.int64], Floats]]:
         """The four grid points around each point and their bilinear weights."""
         place = (xy_m - self._origin) / _CELL_M
-        x = np.clip(place[:, 0], 0.0, self._columns - 1.001)
-        y = np.clip(place[:, 1], 0.0, self._rows - 1.001)
+        x: Floats = np.minimum(np.maximum(place[:, 0], 0.0), self._columns - 1.001)
+        y: Floats = np.minimum(np.maximum(place[:, 1], 0.0), self._rows - 1.001)
         column, row = x.astype(np.int64), y.astype(np.int64)
         right, down = x - column, y - row
         first = row * self._columns + column
@@ -188,8 +203,8 @@ class Ground:
 
     def _nearest_cells(self, xy_m: Floats) -> NDArray[np.int64]:
         place = ((xy_m - self._origin) / _CELL_M + 0.5).astype(np.int64)
-        column = np.clip(place[:, 0], 0, self._columns - 1)
-        row = np.clip(place[:, 1], 0, self._rows - 1)
+        column = np.minimum(np.maximum(place[:, 0], 0), self._columns - 1)
+        row = np.minimum(np.maximum(place[:, 1], 0), self._rows - 1)
         cells: NDArray[np.int64] = row * self._columns + column
         return cells
 
@@ -215,6 +230,44 @@ class Ground:
             height += share * value
         return height
 
+    def height_m(self, x_m: float, y_m: float, near_z_m: float) -> float:
+        """The same at one point, without the cost of arrays."""
+        x = min(max((x_m - self._left) / _CELL_M, 0.0), self._columns - 1.001)
+        y = min(max((y_m - self._top) / _CELL_M, 0.0), self._rows - 1.001)
+        column, row = int(x), int(y)
+        right, down = x - column, y - row
+        cell = row * self._columns + column
+        below = cell + self._columns
+        height: float = (
+            (1 - right) * (1 - down) * self._level(cell, near_z_m)
+            + right * (1 - down) * self._level(cell + 1, near_z_m)
+            + (1 - right) * down * self._level(below, near_z_m)
+            + right * down * self._level(below + 1, near_z_m)
+        )
+        return height
+
+    def _level(self, cell: int, near_z_m: float) -> float:
+        upper = float(self._upper[cell])
+        if self._lower is None:
+            return upper
+        lower = float(self._lower[cell])
+        return lower if abs(lower - near_z_m) < abs(upper - near_z_m) else upper
+
+    def surface(self, xy_m: Floats, near_z_m: Floats | None = None) -> tuple[Floats, Floats]:
+        """Heights (n,) as `heights_m`, and the unit normals of the ground there, float64 (n, 3), pointing up."""
+        sides = np.array([(0.0, 0.0), (0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
+        points = (xy_m[None, :, :] + sides[:, None, :]).reshape(-1, 2)
+        near = None if near_z_m is None else np.tile(near_z_m, len(sides))
+        here, east, west, south, north = self.heights_m(points, near).reshape(len(sides), -1)
+        normals = np.stack([west - east, north - south, np.ones(len(here))], axis=1)
+        return here, normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
     def speed_limits_kmh(self, xy_m: Floats) -> Floats:
         """Speed limit at each point, off the road that of the nearest lane: float64 (n,) from float64 (n, 2)."""
         return self._speeds[self._nearest_cells(xy_m)]
+
+    def speed_limit_kmh(self, x_m: float, y_m: float) -> float:
+        """The same at one point."""
+        column = min(max(int((x_m - self._left) / _CELL_M + 0.5), 0), self._columns - 1)
+        row = min(max(int((y_m - self._top) / _CELL_M + 0.5), 0), self._rows - 1)
+        return float(self._speeds[row * self._columns + column])

@@ -126,6 +126,10 @@ class TrafficLights:
         """Whether a vehicle there might touch a trigger box at all."""
         return self._before.cell(x_m, y_m) is not None
 
+    def any_near(self, xy_m: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The same for points (n, 2)."""
+        return self._before.occupied(xy_m)
+
     def before(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
         """The light whose trigger box a vehicle touches."""
         return self._before.touched(rectangle, z_m)
@@ -143,6 +147,15 @@ class _Boxes:
             for column in range(math.floor((x - _REACH_M) / _CELL_M), math.floor((x + _REACH_M) / _CELL_M) + 1):
                 for row in range(math.floor((y - _REACH_M) / _CELL_M), math.floor((y + _REACH_M) / _CELL_M) + 1):
                     self._cells[column, row].append((rectangle, z, light))
+        self._keys = np.sort(_key(np.array(list(self._cells)).reshape(-1, 2)))
+
+    def occupied(self, xy_m: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether `cell` has anything at points (n, 2)."""
+        if not len(self._keys):
+            return np.zeros(len(xy_m), np.bool_)
+        wanted = _key(np.floor(xy_m / _CELL_M).astype(np.int64))
+        found: NDArray[np.bool_] = self._keys.take(np.searchsorted(self._keys, wanted), mode="clip") == wanted
+        return found
 
     def cell(self, x_m: float, y_m: float) -> list[tuple[Rectangle, float, TrafficLight]] | None:
         return self._cells.get((int(x_m // _CELL_M), int(y_m // _CELL_M)))
@@ -152,3 +165,8 @@ class _Boxes:
             if abs(z - z_m) < 4.0 and overlap(rectangle, box) is not None:
                 return light
         return None
+
+
+def _key(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    keys: NDArray[np.int64] = cells[:, 0] * (1 << 32) + cells[:, 1]
+    return keys

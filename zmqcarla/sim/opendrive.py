@@ -109,13 +109,19 @@ class RoadObject:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """One road. Tables are float64, sorted by s: geometry (s, x, y, heading, curvature), others (s, a, b, c, d)."""
+    """One road. Tables are float64, sorted by s: geometry (s, x, y, heading, curvature), others (s, a, b, c, d).
+
+    Superelevation is an angle (rad, positive raises the left side), crossfall one that lowers each side outwards, given
+    for (left, right). Lateral shapes and lane heights are not read.
+    """
 
     road_id: int
     junction_id: int
     length_m: float
     geometry: Floats
     elevations: Floats
+    superelevations: Floats
+    crossfalls: tuple[Floats, Floats]
     lane_offsets: Floats
     speeds_kmh: tuple[tuple[float, float], ...]
     sections: tuple[Section, ...]
@@ -138,7 +144,14 @@ class Road:
     def points(self, s_m: Floats, t_m: Floats) -> Floats:
         """Points at (s, t) in CARLA's frame: float64 (n, 3)."""
         x, y, heading, z = self.frame_at(s_m)
-        return np.stack([x - t_m * np.sin(heading), -(y + t_m * np.cos(heading)), z], axis=-1)
+        return np.stack([x - t_m * np.sin(heading), -(y + t_m * np.cos(heading)), z + self.tilts(s_m, t_m)], axis=-1)
+
+    def tilts(self, s_m: Floats, t_m: Floats) -> Floats:
+        """How much higher than the reference line the surface is at (s, t): (n,)."""
+        left, right = self.crossfalls
+        fall = np.tan(_cubic(left, s_m)) * np.maximum(t_m, 0.0) - np.tan(_cubic(right, s_m)) * np.minimum(t_m, 0.0)
+        tilt: Floats = np.tan(_cubic(self.superelevations, s_m)) * t_m - fall
+        return tilt
 
     def yaws_deg(self, s_m: Floats) -> Floats:
         """Yaw of the reference line (increasing s) in CARLA's frame, degrees, not normalised: (n,)."""
@@ -225,6 +238,18 @@ def _table(parent: ElementTree.Element | None, tag: str, key: str = "s") -> Floa
     found = [] if parent is None else parent.findall(tag)
     rows = [[_number(item, name) for name in (key, "a", "b", "c", "d")] for item in found]
     return np.array(sorted(rows) or [[0.0] * 5])
+
+
+def _crossfalls(profile: ElementTree.Element | None) -> tuple[Floats, Floats]:
+    """Crossfall tables of the left and the right side."""
+    found = [] if profile is None else profile.findall("crossfall")
+    sides: list[Floats] = []
+    for side in ("left", "right"):
+        rows = [
+            [_number(item, name) for name in "sabcd"] for item in found if item.get("side", "both") in (side, "both")
+        ]
+        sides.append(np.array(sorted(rows) or [[0.0] * 5]))
+    return sides[0], sides[1]
 
 
 def _geometry(road: ElementTree.Element) -> Floats:
@@ -331,6 +356,8 @@ def _road(element: ElementTree.Element) -> Road:
         length_m=length_m,
         geometry=_geometry(element),
         elevations=_table(element.find("elevationProfile"), "elevation"),
+        superelevations=_table(element.find("lateralProfile"), "superelevation"),
+        crossfalls=_crossfalls(element.find("lateralProfile")),
         lane_offsets=_table(element.find("lanes"), "laneOffset"),
         speeds_kmh=tuple(
             (s_m, float(limit) * _KMH_PER_UNIT.get(unit, 3.6))

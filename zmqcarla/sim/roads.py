@@ -155,7 +155,7 @@ def _spawn_points(carla_map: Any, document: Document, strips: tuple[LaneStrip, .
     return np.array(parking.taken).reshape(-1, 6)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RoadMap:
     """A loaded map. Build it with `RoadMap.load`; everything in it is read-only by convention.
 

@@ -90,7 +90,7 @@ def grip_mps2(tyre_friction: float) -> float:
     return tyre_friction / STANDARD_TYRE_FRICTION * STANDARD_GRIP_MPS2
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Model:
     """Parameters of the motion model. Accelerations are forces over the vehicle's mass.
 
@@ -106,6 +106,8 @@ class Model:
         steer_rad: (SPEED_BINS,) angle of the front wheels at full lock.
         gear: (SPEED_BINS,) the automatic gear.
         ratio: (gears + 1,) engine over wheel speed, row 0 unused.
+        drive_rows: the tables again as lists, which are faster to read one by one; so are the three that follow.
+        top_gear: the highest forward gear.
     """
 
     mass_kg: float
@@ -127,6 +129,23 @@ class Model:
     engine_brake_rows: list[list[float]]
     steer_row: list[float]
     gear_row: list[int]
+    top_gear: int
+
+    def automatic_gear(self, speed_mps: float) -> int:
+        """The gear that the automatic would engage."""
+        return self.gear_row[min(int(abs(speed_mps) / SPEED_BIN_MPS), SPEED_BINS - 1)]
+
+    def powertrain(self, row: int, speed_mps: float) -> tuple[float, float, float]:
+        """Full drive (m/s2), engine brake (m/s2) and full lock (rad) at a speed, in a row of the gear tables."""
+        place = min(abs(speed_mps) / SPEED_BIN_MPS, SPEED_BINS - 1.001)
+        index = int(place)
+        part = place - index
+        drives, brakes, locks = self.drive_rows[row], self.engine_brake_rows[row], self.steer_row
+        return (
+            drives[index] + part * (drives[index + 1] - drives[index]),
+            brakes[index] + part * (brakes[index + 1] - brakes[index]),
+            locks[index] + part * (locks[index + 1] - locks[index]),
+        )
 
     @classmethod
     def compile(cls, control: list[Any], blueprint: Blueprint) -> "Model":
@@ -186,4 +205,5 @@ class Model:
             engine_brake_rows=engine_brake.tolist(),
             steer_row=(gain * lock).tolist(),
             gear_row=(automatic + 1).tolist(),
+            top_gear=len(gears),
         )

@@ -205,10 +205,11 @@ MOTION = struct.Struct("<9f")  # at 29: velocity, angular velocity, acceleration
 POSE_AND_MOTION = struct.Struct("<15f")  # at 5
 VEHICLE_CONTROL = struct.Struct("<3f3?i")  # at 65: throttle, steer, brake, hand brake, reverse, manual, gear
 WALKER_CONTROL = struct.Struct("<4f?")  # at 65: direction, speed_mps, jump
-TRAFFIC = struct.Struct("<fBBI")  # at 84: limit, light state, has light, light id
+LIMIT = struct.Struct("<f")  # at 84: speed limit, km/h
+LIGHT_AHEAD = struct.Struct("<BBI")  # at 88: light state, has light, light id
 LIGHT = struct.Struct("<32s4fI2B")  # at 65: see the fields above
 SIGN = struct.Struct("<32s")  # at 65
-POSE_AT, MOTION_AT, SPECIFIC_AT, TRAFFIC_AT = 5, 29, 65, 84
+POSE_AT, MOTION_AT, SPECIFIC_AT, LIMIT_AT, LIGHT_AHEAD_AT = 5, 29, 65, 84, 88
 
 # ---------------------------------------------------------------------------------------------------- stream messages
 

@@ -5,20 +5,21 @@ and light ahead. After it, `ActorTable.body` is what the client is to see, and `
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.actors import Actor, ActorTable, Sensor, Sign, TrafficLight, Vehicle, Walker
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint, Shape
 from zmqcarla.sim.collisions import overlap
+from zmqcarla.sim.contacts import Contacts, Impact, half_length_m, rectangle_of
 from zmqcarla.sim.geometry import Pose, compose
 from zmqcarla.sim.lights import TrafficLights
-from zmqcarla.sim.motion import Impact, Motion, half_length_m, rectangle_of
+from zmqcarla.sim.motion import VECTOR_FROM, Motion
+from zmqcarla.sim.obstacles import obstacles_of
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.vehicle_physics import grip_mps2
 from zmqcarla.sim.weather import DEFAULT_WEATHER
@@ -97,10 +98,8 @@ class World:
         self.roster = Roster()
         self.population = 0
         self.signs: list[Sign] = []
-        self._limit_cells: dict[tuple[int, int], float] = {}
-        ground = self.road_map.ground
-        flat_m = float(self.road_map.heights_m(self.road_map.spawn_points[:1, :2])[0]) if ground.is_flat else None
-        self.motion = Motion(self.table, self._heights_m, flat_m)
+        self.motion = Motion(self.table, self.road_map.ground)
+        self.contacts = Contacts(self.table, obstacles_of(self.road_map))
         start = self.road_map.spawn_points[0].tolist()
         self.spectator = self._add(
             Actor(self._new_id(), LIBRARY["spectator"], [], Shape(), self.frame),
@@ -121,9 +120,6 @@ class World:
         if reset_settings:
             self.settings = Settings()
         self._begin()
-
-    def _heights_m(self, xy_m: NDArray[np.float64], near_z_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.road_map.heights_m(xy_m, near_z_m)
 
     # ------------------------------------------------------------------------------------------ birth and death
 
@@ -223,7 +219,8 @@ class World:
         match actor:
             case Vehicle():
                 roster.vehicles.append(actor)
-                self._tell_traffic(actor)
+                self._tell_light(actor)
+                self._tell_traffic([actor])
             case Walker():
                 roster.walkers.append(actor)
             case Sensor():
@@ -250,7 +247,7 @@ class World:
                 continue
             if overlap(mine, rectangle_of(other, x, y, yaw)) is not None:
                 return True
-        return False
+        return not self.contacts.room_for(actor, pose)
 
     def destroy(self, actor_id: int) -> bool:
         """Take an actor and all that is attached to it out of the world; False when there is none to take."""
@@ -311,14 +308,12 @@ class World:
         self.lights.tick(delta_s)
         if roster.friction:
             self._grease(roster.vehicles)
-        self.motion.move_vehicles(roster.vehicles, self.frame, delta_s)
+        self.motion.move_vehicles(roster.vehicles, delta_s)
         if roster.walkers:
             self.motion.move_walkers(roster.walkers, delta_s)
-        self.impacts = self.motion.collide([a for a in roster.solids if a.collides])
+        self.impacts = self.contacts.collide([a for a in roster.solids if a.collides], delta_s)
         self.place_attached(roster.attached)
-        for vehicle in roster.vehicles:
-            if not vehicle.asleep or vehicle.light is not None:
-                self._tell_traffic(vehicle)
+        self._tell_traffic([v for v in roster.vehicles if not v.asleep or v.light is not None])
 
     def place_attached(self, attached: Iterable[Actor]) -> None:
         """Move attached actors along with their parents; they move as their parents do."""
@@ -328,24 +323,34 @@ class World:
                 table.set_pose(actor.row, compose(table.pose(actor.parent.row), actor.relative))
                 table.set_motion(actor.row, table.motion(actor.parent.row))
 
-    def _tell_traffic(self, vehicle: Vehicle) -> None:
-        """Write the speed limit and the light ahead into a vehicle's record."""
+    def _tell_traffic(self, vehicles: Sequence[Vehicle]) -> None:
+        """Write the speed limit and the light ahead into the vehicles' records."""
+        if len(vehicles) < VECTOR_FROM:
+            for vehicle in vehicles:
+                x, y = self.table.pose(vehicle.row)[:2]
+                at = vehicle.row * wire.RECORD_BYTES + wire.LIMIT_AT
+                wire.LIMIT.pack_into(self.table.buffer, at, self.road_map.ground.speed_limit_kmh(x, y))
+                if self.lights.near(x, y) or vehicle.light is not None:
+                    self._tell_light(vehicle)
+            return
+        rows = [vehicle.row for vehicle in vehicles]
+        xy = self.table.records["location"][rows, :2].astype(np.float64)
+        self.table.records["speed_limit_kmh"][rows] = self.road_map.speed_limits_kmh(xy)
+        for vehicle, near in zip(vehicles, self.lights.any_near(xy).tolist(), strict=True):
+            if near or vehicle.light is not None:
+                self._tell_light(vehicle)
+
+    def _tell_light(self, vehicle: Vehicle) -> None:
+        """Write the light ahead into a vehicle's record."""
         x, y, z, _, yaw, _ = self.table.pose(vehicle.row)
-        cell = (int(x // 2), int(y // 2))
-        limit = self._limit_cells.get(cell)
-        if limit is None:
-            middle = np.array([[cell[0] * 2 + 1.0, cell[1] * 2 + 1.0]])
-            limit = self._limit_cells[cell] = float(self.road_map.speed_limits_kmh(middle)[0])
-        light: TrafficLight | None = None
-        if self.lights.near(x, y):
-            light = self.lights.before(rectangle_of(vehicle, x, y, yaw), z)
+        light = self.lights.before(rectangle_of(vehicle, x, y, yaw), z)
         vehicle.light = light
-        base = vehicle.row * wire.RECORD_BYTES + wire.TRAFFIC_AT
+        base = vehicle.row * wire.RECORD_BYTES + wire.LIGHT_AHEAD_AT
         if light is None:
-            wire.TRAFFIC.pack_into(self.table.buffer, base, limit, wire.LightColour.GREEN, 0, 0)
+            wire.LIGHT_AHEAD.pack_into(self.table.buffer, base, wire.LightColour.GREEN, 0, 0)
         else:
             colour = int(self.table.records["colour"][light.row])
-            wire.TRAFFIC.pack_into(self.table.buffer, base, limit, colour, 1, light.id)
+            wire.LIGHT_AHEAD.pack_into(self.table.buffer, base, colour, 1, light.id)
 
     def _grease(self, vehicles: Iterable[Vehicle]) -> None:
         """Give vehicles inside a friction trigger its friction, and others their own."""

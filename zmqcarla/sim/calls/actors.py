@@ -9,8 +9,6 @@ from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.sensors import SENSORS
 from zmqcarla.sim.world import SimError, World
 
-# A vertical velocity that lifts the wheels off the ground.
-LIFT_OFF_MPS = 0.5
 # sensors that live in the client and are plain actors here
 _CLIENT_SENSORS = ("sensor.other.lane_invasion",)
 
@@ -94,7 +92,7 @@ def place(session: Session, actor_id: int, pose: Pose) -> None:
     else:
         world.table.set_pose(actor.row, pose)
     if isinstance(actor, Vehicle):
-        actor.grounded, actor.asleep = None, False
+        actor.fresh = actor.asleep = False
     elif isinstance(actor, Walker):
         actor.grounded = None
     world.place_attached(actor.children)
@@ -120,8 +118,6 @@ def set_velocity(session: Session, actor_id: int, velocity: list[float]) -> None
     v = finite(velocity)
     if isinstance(actor, Vehicle | Walker) and actor.physics:
         world.table.set_motion(actor.row, (*v, *world.table.motion(actor.row)[3:]))
-        if v[2] > LIFT_OFF_MPS:
-            actor.grounded = False
         wake(actor)
 
 
@@ -139,7 +135,7 @@ def set_angular_velocity(session: Session, actor_id: int, velocity: list[float])
 def wake(actor: Actor) -> None:
     """Something acts on an actor: let it move at the next tick."""
     if isinstance(actor, Vehicle):
-        actor.asleep = False
+        actor.fresh = actor.asleep = False
 
 
 def hold_velocity(session: Session, actor_id: int, velocity: list[float]) -> None:
@@ -152,7 +148,7 @@ def hold_velocity(session: Session, actor_id: int, velocity: list[float]) -> Non
 def release_velocity(session: Session, actor_id: int) -> None:
     """End `hold_velocity`."""
     vehicle = _world(session).get_kind(actor_id, Vehicle)
-    vehicle.constant_mps, vehicle.grounded = None, None
+    vehicle.constant_mps = None
     wake(vehicle)
 
 
@@ -168,8 +164,6 @@ def push(session: Session, actor_id: int, impulse: Vector, point: Vector | None 
         x, y = world.table.pose(actor.row)[:2]
         torque = (point[0] - x) * impulse[1] - (point[1] - y) * impulse[0]
         actor.spin_rad_s += torque / mass / actor.model.gyration_m2
-    if actor.push_mps[2] > LIFT_OFF_MPS:
-        actor.grounded = False
     wake(actor)
 
 
@@ -222,7 +216,9 @@ def set_physics(session: Session, actor_id: int, enabled: bool) -> None:
     actor = world.get(actor_id)
     if not isinstance(actor, Vehicle | Walker):
         return
-    actor.physics, actor.grounded = enabled, None
+    actor.physics = enabled
+    if isinstance(actor, Walker):
+        actor.grounded = None
     if not enabled:
         world.table.set_motion(actor.row, (0.0,) * 9)
     wake(actor)
@@ -237,8 +233,6 @@ def set_gravity(session: Session, actor_id: int, enabled: bool) -> None:
     """Let an actor fall, or float."""
     actor = _world(session).get(actor_id)
     actor.gravity = enabled
-    if isinstance(actor, Vehicle):
-        actor.grounded = None
     wake(actor)
 
 

@@ -108,7 +108,7 @@ def _speed_mps(session: Session, vehicle: Vehicle) -> float:
 
 def _steer_deg(session: Session, vehicle: Vehicle, pedals: Pedals) -> float:
     place = min(int(abs(_speed_mps(session, vehicle)) / SPEED_BIN_MPS), SPEED_BINS - 1)
-    return math.degrees(vehicle.model.steer_row[place]) * pedals.steer
+    return math.degrees(vehicle.model.steer_row[place]) * float(pedals.steer)
 
 
 def wheel_angle(session: Session, actor_id: int, wheel: int) -> float:
