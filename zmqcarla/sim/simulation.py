@@ -40,6 +40,7 @@ class Simulation:
         self.streams = streams
         self.first_map = world.road_map
         self.uploaded: str | None = None
+        self.mesh: tuple[str, bytes] = ("", b"")  # name and content of the pedestrian mesh that was asked for last
         self.studio = Studio()
         self.traffic_managers: dict[int, str] = {}
         self._wake = asyncio.Event()
