@@ -38,7 +38,9 @@ _REACH_M = 1.0
 _ROADSIDE_M = 30.0
 # A crossing in front of a junction, from and to this far from it.
 _MOUTH_M = (1.0, 4.0)
-_FARTHEST_M = 0.75 * CELL_M
+_FARTHEST_M = CELL_M
+# Who takes a bend short walks along the rim: this far from the pavement's edge.
+_INSET_M = 0.4
 _FITTING_ROUNDS = 8
 
 
@@ -154,7 +156,7 @@ def square_corners_m(origin_m: Floats, rows: int, columns: int) -> Floats:
 
 
 def _fit(areas: Picture, picture: Picture, origin_m: Floats) -> Floats:
-    """Corners of the cells, with those at the rim of pavement cells moved onto the pavement's edge."""
+    """Corners of the cells, with those around the pavement's cells moved onto its rim."""
     square = square_corners_m(origin_m, areas.shape[0], areas.shape[1])
     shift = _to_edge(picture == Area.PAVEMENT)
     ours = np.pad(areas == Area.PAVEMENT, 1)
@@ -176,13 +178,13 @@ def _fit(areas: Picture, picture: Picture, origin_m: Floats) -> Floats:
 
 
 def _to_edge(mask: NDArray[np.bool_]) -> Floats:
-    """From each corner of the grid the way to the nearest edge of a mask of pixels: (rows + 1, columns + 1, 2), m."""
+    """From each corner of the grid the way to the rim of a mask of pixels, `_INSET_M` within: (rows + 1, columns + 1, 2)."""
     inside, outside = (
         np.asarray(cv2.distanceTransform(np.asarray(part, np.uint8), cv2.DIST_L2, 5), np.float64)
         for part in (mask, ~mask)
     )
     # positive inside, zero on the edge, which lies half a pixel from the pixels on either side of it
-    depth = np.pad(np.where(mask, inside - 0.5, 0.5 - outside), 1, mode="edge")
+    depth = np.pad(np.where(mask, inside - 0.5, 0.5 - outside), 1, mode="edge") - _INSET_M / _PIXEL_M
     corner = depth[::_PIXELS, ::_PIXELS]  # the pixels around each corner of a cell
     right, below, across = depth[::_PIXELS, 1::_PIXELS], depth[1::_PIXELS, ::_PIXELS], depth[1::_PIXELS, 1::_PIXELS]
     middle = (corner + right + below + across) / 4
