@@ -105,7 +105,7 @@ def encode_mesh(road_map: RoadMap) -> bytes:
 
 def _tile_side(areas: NDArray[np.uint8]) -> int:
     """Cells along a tile's side: as large as can be, for random places are sought tile by tile, whatever is in them."""
-    side = max(areas.shape)
+    side: int = max(areas.shape)
     while any(np.count_nonzero(part) > _MOST_CELLS for _, _, part in _parts(areas, side)):
         side = (side + 1) // 2
     return side
@@ -122,7 +122,7 @@ def _straight_borders(ground: Walkable, side: int) -> Floats:
     """The corners, with those between two tiles back in line: a portal has to be straight."""
     rows, columns = ground.areas.shape
     square = square_corners_m(ground.origin_m, rows, columns)
-    corners_m = ground.corners_m.copy()
+    corners_m: Floats = ground.corners_m.copy()
     corners_m[side:rows:side] = square[side:rows:side]
     corners_m[:, side:columns:side] = square[:, side:columns:side]
     return corners_m
@@ -140,7 +140,8 @@ def _tile(x: int, y: int, areas: NDArray[np.uint8], corners: NDArray[np.float32]
     """One tile.
 
     Args:
-        x: its place among the tiles; `y` likewise.
+        x: its place among the tiles.
+        y: likewise.
         areas: uint8 (rows, columns).
         corners: float32 (rows + 1, columns + 1, 3), Detour's frame.
     """
@@ -189,7 +190,8 @@ def _tree(row: Integers, column: Integers, cells: NDArray[np.float32], low: NDAr
     """Nodes of the bounding-volume tree.
 
     Args:
-        row: of each cell, sorted by blocks; `column` likewise.
+        row: of each cell, sorted by blocks.
+        column: likewise.
         cells: float32 (n, 4, 3), corners.
         low: float32 (3,), the tile's lowest corner.
     """

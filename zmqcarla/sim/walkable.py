@@ -178,7 +178,7 @@ def _fit(areas: Picture, picture: Picture, origin_m: Floats) -> Floats:
 
 
 def _to_edge(mask: NDArray[np.bool_]) -> Floats:
-    """From each corner of the grid the way to the rim of a mask of pixels, `_INSET_M` within: (rows + 1, columns + 1, 2)."""
+    """From each corner of the grid the way (x, y in m) to the rim of a mask of pixels, `_INSET_M` within it."""
     inside, outside = (
         np.asarray(cv2.distanceTransform(np.asarray(part, np.uint8), cv2.DIST_L2, 5), np.float64)
         for part in (mask, ~mask)

@@ -243,10 +243,10 @@ def set_gravity(session: Session, actor_id: int, enabled: bool) -> None:
 
 
 def set_dead(session: Session, actor_id: int) -> None:
-    """A walker has died: it stays where it is."""
+    """A walker has died: it lies where it is, and what hits it pushes it along."""
     actor = _world(session).get(actor_id)
     if isinstance(actor, Walker):
-        actor.dead = True
+        actor.dead = actor.physics = True
 
 
 def bounding_box(session: Session, actor_id: int) -> list[Any]:

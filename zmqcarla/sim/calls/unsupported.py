@@ -6,7 +6,7 @@ from zmqcarla.sim.rpc import Method, Session, value, void
 from zmqcarla.sim.world import SimError
 
 _VALUE = """
-console_command get_bones_transform get_gbuffer_token start_recorder
+console_command get_gbuffer_token start_recorder
 show_recorder_file_info show_recorder_collisions show_recorder_actors_blocked replay_file is_sensor_enabled_for_ros
 """
 _VOID = """
