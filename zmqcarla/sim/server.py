@@ -194,6 +194,7 @@ class Server:
             for task in (*running, stopped):
                 task.cancel()
             listener.close()
+            self.simulation.tape.stop()
             for connection in tuple(self.connections):
                 connection.close()
             self.simulation.streams.close()
