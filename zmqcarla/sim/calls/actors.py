@@ -42,6 +42,9 @@ def spawn_at(session: Session, description: list[Any], pose: Pose, parent_id: in
     if isinstance(actor, Sensor):
         actor.stream_id = simulation.streams.new_stream()
         actor.token = simulation.streams.token(actor.stream_id)
+    if session.episode_id != simulation.world.episode_id:
+        session.episode_id = simulation.world.episode_id
+        session.spawned.clear()
     session.spawned.add(actor.id)
     return actor
 
