@@ -1,4 +1,4 @@
-"""Pedestrians: the navigation mesh, AI walkers that the unmodified client steers over it, jumps and bones."""
+"""Pedestrians: the navigation mesh, AI walkers that the unmodified client steers over it, and jumps."""
 
 from __future__ import annotations
 
@@ -292,34 +292,3 @@ def test_a_walker_jumps_and_lands_again(walker: Any) -> None:
         heights_m.append(walker.get_location().z - stands_m)
     assert 0.5 < max(heights_m) < 1.2
     assert heights_m[-5:] == pytest.approx([0.0] * 5, abs=0.01)
-
-
-def bones_of(walker: Any) -> dict[str, Any]:
-    walker.get_world().tick()
-    return {bone.name: bone for bone in walker.get_bones().bone_transforms}
-
-
-def test_the_bones_of_a_walker(walker: Any) -> None:
-    bones = bones_of(walker)
-    place = walker.get_location()
-    assert bones["crl_root"].world.location.z == pytest.approx(0.0, abs=0.05)
-    assert 1.5 < bones["crl_Head__C"].component.location.z < 1.9
-    assert bones["crl_Head__C"].world.location.x == pytest.approx(place.x, abs=0.01)
-    left, right = (bones[f"crl_hand__{side}"].component.location.y for side in "LR")
-    assert left == -right < 0.0
-    walker.apply_control(carla.WalkerControl(carla.Vector3D(1.0, 0.0, 0.0), 1.4, False))
-    swings = [bones_of(walker)["crl_thigh__L"].relative.rotation.pitch for _ in range(20)]
-    assert min(swings) < -10.0 < 10.0 < max(swings)
-
-
-def test_a_pose_of_the_scripts_own(walker: Any) -> None:
-    raised = carla.WalkerBoneControlIn([("crl_arm__L", carla.Transform(rotation=carla.Rotation(pitch=90.0)))])
-    walker.set_bones(raised)
-    assert bones_of(walker)["crl_arm__L"].relative.rotation.pitch == 0.0
-    walker.blend_pose(0.5)
-    assert bones_of(walker)["crl_arm__L"].relative.rotation.pitch == pytest.approx(45.0)
-    walker.show_pose()
-    assert bones_of(walker)["crl_arm__L"].relative.rotation.pitch == pytest.approx(90.0)
-    walker.get_pose_from_animation()
-    assert bones_of(walker)["crl_arm__L"].relative.rotation.pitch == 0.0
-    walker.hide_pose()

@@ -13,7 +13,6 @@ from zmqcarla.sim import wire
 from zmqcarla.sim.blueprints import Blueprint, Shape
 from zmqcarla.sim.geometry import Pose, Vector
 from zmqcarla.sim.signals import Box
-from zmqcarla.sim.skeleton import Posture
 from zmqcarla.sim.vehicle_physics import Model, default_control
 
 _FIRST_CAPACITY = 256
@@ -136,7 +135,6 @@ class Walker(Actor):
 
     grounded: bool | None = None
     dead: bool = False
-    posture: Posture = field(default_factory=Posture)
 
 
 @dataclass(eq=False, slots=True)

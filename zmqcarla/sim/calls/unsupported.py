@@ -6,7 +6,7 @@ from zmqcarla.sim.rpc import Method, Session, value, void
 from zmqcarla.sim.world import SimError
 
 _VALUE = """
-console_command get_gbuffer_token is_sensor_enabled_for_ros
+console_command get_bones_transform get_gbuffer_token is_sensor_enabled_for_ros
 """
 _VOID = """
 apply_color_texture_to_objects apply_float_color_texture_to_objects set_ignored_vehicles enable_gbuffers
