@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from zmqcarla.sim.calls import METHODS
+from zmqcarla.sim.faults import Faults
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.rpc import Session, answer
 from zmqcarla.sim.simulation import Simulation
@@ -97,6 +98,8 @@ class Connection(asyncio.Protocol):
             self._answer(request, ticks)
 
     def _answer(self, request: Request, ticks: bool) -> None:
+        if ticks and self.session.simulation.world.settings.synchronous:
+            self._server.faults.before_tick()
         self._transport.write(answer(METHODS, self.session, request))
         if ticks:
             self._server.ticked(late=self._after_batch)
@@ -135,11 +138,13 @@ class Server:
     Attributes:
         connections: the clients.
         most_connections: how many there may be, and as many streams.
+        faults: what it does wrong when it is told to.
     """
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.most_connections = simulation.streams.most_connections = most_connections()
+        self.faults = Faults((), simulation.streams.tear)
         self.connections: set[Connection] = set()
         self._waiting: list[Connection] = []
         self._emits_late = False

@@ -5,6 +5,7 @@ without being joined, and because what the kernel does not take must be copied b
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -87,6 +88,13 @@ class Subscriber:
         if self._backlog:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
+    def tear(self, parts: Sequence[Part]) -> None:
+        """Send half of a message and close the connection."""
+        message = b"".join(parts)
+        with contextlib.suppress(OSError):
+            self._sock.send(message[: len(message) // 2])
+        self.close()
+
     def _miss(self) -> None:
         """Let a message go that a slow reader has no room for; tell of the first until it has caught up."""
         if not self._missing and len(self._backlog) > _BACKLOG_BYTES:
@@ -140,6 +148,7 @@ class StreamBoard:
         self._pending: dict[int, float] = {}
         self._server: socket.socket | None = None
         self.most_connections = 1000
+        self._tears = False
         self.on_joined: Callable[[Subscriber], None] = lambda _subscriber: None
         self.on_none_pending: Callable[[], None] = lambda: None
 
@@ -223,7 +232,14 @@ class StreamBoard:
     def publish(self, stream_id: int, parts: Sequence[Part], lossless: bool) -> None:
         """Send one message to all who listen; see `Subscriber.send`."""
         for subscriber in tuple(self._listeners.get(stream_id, ())):
-            subscriber.send(parts, lossless)
+            if self._tears:
+                subscriber.tear(parts)
+            else:
+                subscriber.send(parts, lossless)
+
+    def tear(self, tears: bool) -> None:
+        """Whether what is published from now on is torn: half of it goes out, then the connection is closed."""
+        self._tears = tears
 
     def close(self) -> None:
         """Close the listening socket and every connection."""
