@@ -296,3 +296,11 @@ def test_help_needs_no_simulator() -> None:
     )
     assert done.returncode == 0
     assert "--map" in done.stdout
+
+
+def test_vehicles_and_walkers_repeat_themselves_to_the_bit() -> None:
+    tool = Path(__file__).parents[1] / "tools/check_repeat.py"
+    sizes = ["--ticks", "120", "--vehicles", "12", "--walkers", "5", "--port", str(free_port()), "--timeout-s", "40"]
+    done = subprocess.run([sys.executable, str(tool), *sizes], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs of 120 ticks are alike" in done.stdout

@@ -77,8 +77,10 @@ class Children:
             if self._claim is None:
                 self._claim = ports.claim_free() if config.port is None else ports.claim(config.port)
             seed = () if config.seed is None or config.simulator != "embedded" else ("--seed", str(config.seed))
+            faults = [argument for fault in config.faults for argument in ("--fault", fault)]
             spec = servers.ServerSpec(
-                config.simulator, self._claim.block.rpc, config.gpu or 0, config.map, config.carla_root, seed
+                *(config.simulator, self._claim.block.rpc, config.gpu or 0, config.map, config.carla_root),
+                extra=(*seed, *faults),
             )
             self._server = servers.launch(spec, self.server_log)
             self._server_fd = os.pidfd_open(self._server.pid)

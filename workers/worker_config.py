@@ -53,6 +53,9 @@ class WorkerConfig:
     seed: int | None = None
     """Seed of the embedded simulator's own random choices; None for its default. Episodes are seeded by reset."""
 
+    faults: tuple[str, ...] = ()
+    """Faults that the embedded simulator commits (`zmqcarla sim --fault`), to try what a training loop does."""
+
     step_timeout_s: float = 60.0
     """A step that takes longer is cut: env process and server are killed and restarted."""
 
@@ -87,6 +90,9 @@ class WorkerConfig:
             host, _, port = self.connect.rpartition(":")
             _expect("connect", self.connect, host and port.isdigit() and 0 < int(port) < 65536, "HOST:PORT")
             _expect("connect", self.connect, self.simulator != "none", 'None with simulator="none"')
+
+        embedded = self.simulator == "embedded" and self.connect is None
+        _expect("faults", self.faults, embedded or not self.faults, "none but for an embedded simulator of its own")
 
     @property
     def owns_server(self) -> bool:
@@ -130,7 +136,7 @@ class SupervisorConfig:
         """
         fields = _object(text)
         try:
-            fields["workers"] = tuple([WorkerConfig(**_with_patterns(worker)) for worker in fields["workers"]])
+            fields["workers"] = tuple([WorkerConfig(**_with_tuples(worker)) for worker in fields["workers"]])
             return cls(**fields)
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields of SupervisorConfig, found {text[:200]}: {error}") from None
@@ -180,14 +186,14 @@ class EnvProcessConfig:
         """
         fields = _object(text)
         try:
-            return cls(**_with_patterns(fields))
+            return cls(**_with_tuples(fields))
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields of EnvProcessConfig, found {text[:200]}: {error}") from None
 
 
-def _with_patterns(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with JSON's list as the tuple that it was."""
-    return {name: tuple(value) if name == "env_patterns" else value for name, value in fields.items()}
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with JSON's lists as the tuples that they were."""
+    return {name: tuple(value) if name in ("env_patterns", "faults") else value for name, value in fields.items()}
 
 
 def _object(text: str) -> dict[str, Any]:

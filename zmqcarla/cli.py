@@ -61,6 +61,7 @@ def worker(
     map: Annotated[str | None, typer.Option(help="OpenDRIVE file for the embedded simulator")] = None,
     env: Annotated[list[str] | None, typer.Option(help="allowed env ids (fnmatch); repeatable")] = None,
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
+    fault: Annotated[list[str] | None, typer.Option(help="of the embedded simulator, see `sim`; repeatable")] = None,
     address: Address = None,
 ) -> None:
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
@@ -84,6 +85,7 @@ def worker(
             connect=connect,
             env_patterns=tuple(env or ("zmqcarla/*",)),
             step_timeout_s=step_timeout,
+            faults=tuple(fault or ()),
         )
     logs = str(new_log_directory())
     where = address or default_address()
@@ -137,7 +139,7 @@ def up(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def sim(context: typer.Context) -> None:
-    """Run the embedded simulator, a server that speaks CARLA's protocol (--port, --map, --seed, --help)."""
+    """Run the embedded simulator, a server that speaks CARLA's protocol (--port, --map, --seed, --fault, --help)."""
     command = [sys.executable, "-m", "zmqcarla.sim", *context.args]
     os.execv(sys.executable, command)
 

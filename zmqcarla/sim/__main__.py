@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from zmqcarla.sim import wire
+from zmqcarla.sim.faults import FORMS, Fault, Faults, crash, parse_fault
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.server import build
 from zmqcarla.sim.town import generate_town
@@ -32,8 +33,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (%(default)s)")
     p.add_argument("--map", default="default", help="path of an OpenDRIVE file, or 'default' for a generated town")
     p.add_argument("--seed", type=int, default=0, help="mixed into the noise seeds of sensors (%(default)s)")
+    p.add_argument(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help=f"commit a fault, to try what stands around a simulator; may be repeated: {FORMS}",
+    )
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return p
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def load_map(choice: str) -> RoadMap:
@@ -68,7 +84,7 @@ def listen(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-        sock.listen(128)
+        sock.listen(1024)
     except (OSError, OverflowError) as error:
         sock.close()
         raise StartError(
@@ -94,6 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     _on_signal(lambda: os._exit(0))  # nothing to tidy up before it serves
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if Fault("crash-at-start") in options.fault:
+        crash("at its start")
     try:
         rpc = listen(options.host, options.port)
         streaming = listen(options.host, options.port + 1)
@@ -102,6 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
     server = build(road_map, options.port + 1, options.seed)
+    server.faults = Faults(options.fault, server.simulation.streams.tear)
     gc.freeze()  # the map lives as long as the process: no collection has to walk it
 
     def ready(stop: Callable[[], object]) -> None:

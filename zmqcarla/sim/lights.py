@@ -33,11 +33,15 @@ class TrafficLights:
     Args:
         table: holds the lights' records.
         groups: for each group its phases, each a list of lights that are green together.
+
+    Attributes:
+        halted: whether the lights' time stands still, as in a replay.
     """
 
     def __init__(self, table: ActorTable, groups: list[list[list[TrafficLight]]]) -> None:
         self._table = table
         self.groups = groups
+        self.halted = False
         self._lights = [light for phases in groups for phase in phases for light in phase]
         for index, phases in enumerate(groups):
             for phase in phases:
@@ -59,7 +63,7 @@ class TrafficLights:
 
     def tick(self, delta_s: float) -> None:
         """Let the lights' time pass."""
-        if not self._lights:
+        if self.halted or not self._lights:
             return
         self._elapsed_s += self._running * np.float32(delta_s)
         due = self._elapsed_s >= self._limit_s - np.float32(1e-4)

@@ -18,6 +18,10 @@ Floats = NDArray[np.float64]
 
 # From this number of vehicles on, numpy over arrays beats math over floats (measured).
 VECTOR_FROM = 10
+# How fast a pedestrian leaves the ground who jumps.
+_JUMP_MPS = 4.2
+# How fast one slows down who was run over.
+_SLIDE_MPS2 = 6.0
 _BYTES = wire.RECORD_BYTES
 _TOUCH_M = 0.05
 _NO_PUSH = (0.0, 0.0, 0.0)
@@ -167,23 +171,27 @@ class Motion:
         going: list[tuple[Walker, list[float], Vector]] = []
         buffer = self._table.buffer
         for walker in walkers:
-            if not walker.physics or walker.dead or walker.parent is not None:
+            if not walker.physics or walker.parent is not None:
                 continue
             base = walker.row * _BYTES
-            dx, dy, dz, speed, _ = wire.WALKER_CONTROL.unpack_from(buffer, base + wire.SPECIFIC_AT)
+            dx, dy, dz, speed, jump = wire.WALKER_CONTROL.unpack_from(buffer, base + wire.SPECIFIC_AT)
             before = wire.POSE_AND_MOTION.unpack_from(buffer, base + wire.POSE_AT)
             length = math.sqrt(dx * dx + dy * dy + dz * dz)
             vx = vy = 0.0
             yaw = before[4]
-            if speed != 0.0 and length > 0.0:
+            if walker.dead:
+                pace = math.hypot(before[6], before[7])
+                if pace > 0.0:
+                    left = max(0.0, 1.0 - _SLIDE_MPS2 * delta_s / pace)
+                    vx, vy = before[6] * left, before[7] * left
+            elif speed != 0.0 and length > 0.0:
                 vx, vy = dx / length * speed, dy / length * speed
                 if vx or vy:
                     yaw = math.degrees(math.atan2(vy, vx))
-            elif walker.grounded and before[6] == before[7] == before[8] == 0.0:
+            if walker.grounded and not (jump or vx or vy) and before[6] == before[7] == before[8] == 0.0:
                 continue
-            going.append(
-                (walker, [before[0] + vx * delta_s, before[1] + vy * delta_s, before[2], yaw], (vx, vy, before[8]))
-            )
+            rise = _JUMP_MPS if jump and walker.grounded and not walker.dead else before[8]
+            going.append((walker, [before[0] + vx * delta_s, before[1] + vy * delta_s, before[2], yaw], (vx, vy, rise)))
         if not going:
             return
         xy = np.array([place[:2] for _, place, _ in going])
@@ -194,7 +202,8 @@ class Motion:
             if walker.gravity:
                 fall = vz - GRAVITY_MPS2 * delta_s
                 down = z + fall * delta_s
-                walker.grounded = down <= stand or z - stand < _TOUCH_M + abs(vx) * delta_s + abs(vy) * delta_s
+                near = z - stand < _TOUCH_M + abs(vx) * delta_s + abs(vy) * delta_s
+                walker.grounded = down <= stand or (near and vz <= 0.0)
                 if walker.grounded:
                     down, fall = stand, 0.0
             row = walker.row

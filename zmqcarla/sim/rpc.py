@@ -21,7 +21,7 @@ class Session:
 
     Attributes:
         simulation: what its calls act on.
-        spawned: ids of actors that it brought into the world and that nobody destroyed yet.
+        spawned: ids of actors that it brought into the world, in the episode `episode_id`, and that live.
         host: the client's address.
         traffic_manager_ports: ports of Traffic Managers that it registered.
         cues: whether they take part in its ticks.
@@ -29,6 +29,7 @@ class Session:
 
     simulation: Simulation
     spawned: set[int] = field(default_factory=set[int])
+    episode_id: int = 0
     host: str = ""
     traffic_manager_ports: set[int] = field(default_factory=set[int])
     cues: CueWatch = field(default_factory=CueWatch)

@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import logging
+import resource
 import socket
 import time
 from collections.abc import Callable
 
 from zmqcarla.sim.calls import METHODS
+from zmqcarla.sim.faults import Faults
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.rpc import Session, answer
 from zmqcarla.sim.simulation import Simulation
@@ -18,6 +20,11 @@ from zmqcarla.sim.world import World
 
 # Time for the client to take in an observer message before sensor messages follow; see `Connection`.
 LATE_S = 0.002
+# Replies that a client has not read yet, before its further requests have to wait.
+UNREAD_BYTES = 16 * 2**20
+# Open files that are not connections: maps, recordings, libraries.
+_SPARE_FILES = 100
+_MOST_FILES = 2**16
 
 log = logging.getLogger("zmqcarla.sim")
 
@@ -35,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._reader = RequestReader()
         self._held: Request | None = None
+        self._choked = False
         self._after_batch = False
         self.session = Session(server.simulation)
 
@@ -44,7 +52,15 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.set_write_buffer_limits(high=UNREAD_BYTES)
         self.session.host = transport.get_extra_info("peername")[0]
+        if len(self._server.connections) >= self._server.most_connections:
+            log.warning(
+                "client %s refused: there are %d connections, and open files for no more; raise `ulimit -n`",
+                *(self.session.host, self._server.most_connections),
+            )
+            transport.abort()
+            return
         self._server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -57,8 +73,23 @@ class Connection(asyncio.Protocol):
             log.warning("client %s: %s; connection closed", self._transport.get_extra_info("peername"), error)
             self._transport.close()
 
+    def pause_writing(self) -> None:
+        """The client does not read its replies: no further request is answered, or read, until it does."""
+        self._choked = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read its replies."""
+        self._choked = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self.data_received(b"")
+
     def _answer_waiting(self) -> None:
-        for request in self._reader:
+        while not self._choked:
+            request = next(self._reader, None)
+            if request is None:
+                return
             method = METHODS.get(request.method)
             ticks = method is not None and method.ticks(request.arguments)
             if self._server.must_wait(self, ticks):
@@ -67,6 +98,8 @@ class Connection(asyncio.Protocol):
             self._answer(request, ticks)
 
     def _answer(self, request: Request, ticks: bool) -> None:
+        if ticks and self.session.simulation.world.settings.synchronous:
+            self._server.faults.before_tick()
         self._transport.write(answer(METHODS, self.session, request))
         if ticks:
             self._server.ticked(late=self._after_batch)
@@ -101,10 +134,17 @@ class Server:
 
     Args:
         simulation: what clients act on.
+
+    Attributes:
+        connections: the clients.
+        most_connections: how many there may be, and as many streams.
+        faults: what it does wrong when it is told to.
     """
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
+        self.most_connections = simulation.streams.most_connections = most_connections()
+        self.faults = Faults((), simulation.streams.tear)
         self.connections: set[Connection] = set()
         self._waiting: list[Connection] = []
         self._emits_late = False
@@ -194,9 +234,19 @@ class Server:
             for task in (*running, stopped):
                 task.cancel()
             listener.close()
+            self.simulation.tape.stop()
             for connection in tuple(self.connections):
                 connection.close()
             self.simulation.streams.close()
+
+
+def most_connections() -> int:
+    """How many clients, and how many streams, this process has open files for; it asks for as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return max(1, (files - _SPARE_FILES) // 2)
 
 
 def build(road_map: RoadMap, streaming_port: int, seed: int) -> Server:

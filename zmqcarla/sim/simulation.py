@@ -14,6 +14,7 @@ from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.sensors import Measuring
 from zmqcarla.sim.streams import Part, StreamBoard, Subscriber
 from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.tape import Tape
 from zmqcarla.sim.wire import SimulationState
 from zmqcarla.sim.world import SimError, World
 
@@ -40,7 +41,9 @@ class Simulation:
         self.streams = streams
         self.first_map = world.road_map
         self.uploaded: str | None = None
+        self.mesh: tuple[str, bytes] = ("", b"")  # name and content of the pedestrian mesh that was asked for last
         self.studio = Studio()
+        self.tape = Tape(world)
         self.traffic_managers: dict[int, str] = {}
         self._wake = asyncio.Event()
         self._news: asyncio.TimerHandle | None = None
@@ -52,7 +55,10 @@ class Simulation:
     def step(self, delta_s: float | None = None) -> int:
         """Tick the world and publish what the observer sees; `emit` is to follow. Returns the frame."""
         world = self.world
-        world.tick(delta_s or world.settings.fixed_delta_s or DEFAULT_DELTA_S)
+        passing_s = delta_s or world.settings.fixed_delta_s or DEFAULT_DELTA_S
+        self.tape.before_tick(passing_s)
+        world.tick(passing_s)
+        self.tape.after_tick()
         message = self._observer_message(SimulationState.NONE)
         self.streams.publish(wire.OBSERVER_STREAM_ID, message, lossless=True)
         return world.frame
@@ -141,6 +147,7 @@ class Simulation:
             raise SimError(f"map not found: {name!r}; this simulator has {self.first_map.name!r}")
         elif wanted and wanted != self.world.road_map.name:
             road_map = self.first_map
+        self.tape.stop()
         self.world.load_episode(road_map, reset_settings)
         self.streams.set_aside(wire.OBSERVER_STREAM_ID)
         if self._news is not None:

@@ -5,6 +5,7 @@ without being joined, and because what the kernel does not take must be copied b
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -18,7 +19,8 @@ log = logging.getLogger("zmqcarla.sim")
 
 # How long a tick waits for a subscription that a client has just asked the token of.
 SUBSCRIPTION_GRACE_S = 0.3
-_BACKLOG_BYTES = 256 * 2**20
+# What waits for a slow reader; while it is more, the reader misses messages.
+_BACKLOG_BYTES = 64 * 2**20
 
 
 class Subscriber:
@@ -31,6 +33,7 @@ class Subscriber:
         self._request = b""
         self._backlog = bytearray()
         self._closed = False
+        self._missing = False
         self.stream_id = 0
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -59,16 +62,13 @@ class Subscriber:
 
         Args:
             parts: its bytes; may be reused as soon as this returns.
-            lossless: queue it when the connection is busy; else a busy connection misses it.
+            lossless: queue it when the connection is busy, as long as it is not far behind; else it misses it.
         """
         if self._closed:
             return
         if self._backlog:
-            if not lossless:
-                return
-            if len(self._backlog) > _BACKLOG_BYTES:
-                log.warning("stream %d: reader is %d bytes behind, closed", self.stream_id, len(self._backlog))
-                self.close()
+            if not lossless or len(self._backlog) > _BACKLOG_BYTES:
+                self._miss()
                 return
             for part in parts:
                 self._backlog += part
@@ -88,6 +88,21 @@ class Subscriber:
         if self._backlog:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
+    def tear(self, parts: Sequence[Part]) -> None:
+        """Send half of a message and close the connection."""
+        message = b"".join(parts)
+        with contextlib.suppress(OSError):
+            self._sock.send(message[: len(message) // 2])
+        self.close()
+
+    def _miss(self) -> None:
+        """Let a message go that a slow reader has no room for; tell of the first until it has caught up."""
+        if not self._missing and len(self._backlog) > _BACKLOG_BYTES:
+            log.warning(
+                "stream %d: a reader is %d bytes behind and misses messages", self.stream_id, len(self._backlog)
+            )
+            self._missing = True
+
     def _on_writable(self) -> None:
         try:
             sent = self._sock.send(self._backlog)
@@ -98,6 +113,7 @@ class Subscriber:
             return
         del self._backlog[:sent]
         if not self._backlog:
+            self._missing = False
             self._loop.remove_writer(self._sock.fileno())
 
     def close(self) -> None:
@@ -120,6 +136,7 @@ class StreamBoard:
     Attributes:
         on_joined: called with a subscriber that has said which stream it wants.
         on_none_pending: called when no announced subscription is outstanding any more.
+        most_connections: how many there may be.
     """
 
     def __init__(self, port: int) -> None:
@@ -130,6 +147,8 @@ class StreamBoard:
         self._connections: set[Subscriber] = set()
         self._pending: dict[int, float] = {}
         self._server: socket.socket | None = None
+        self.most_connections = 1000
+        self._tears = False
         self.on_joined: Callable[[Subscriber], None] = lambda _subscriber: None
         self.on_none_pending: Callable[[], None] = lambda: None
 
@@ -155,6 +174,12 @@ class StreamBoard:
             sock, _ = self._server.accept()
         except OSError as error:
             log.debug("accept: %s", error)
+            return
+        if len(self._connections) >= self.most_connections:
+            log.warning(
+                "a stream refused: there are %d, and open files for no more; raise `ulimit -n`", len(self._connections)
+            )
+            sock.close()
             return
         self._connections.add(Subscriber(self, sock, self._loop))
 
@@ -207,7 +232,14 @@ class StreamBoard:
     def publish(self, stream_id: int, parts: Sequence[Part], lossless: bool) -> None:
         """Send one message to all who listen; see `Subscriber.send`."""
         for subscriber in tuple(self._listeners.get(stream_id, ())):
-            subscriber.send(parts, lossless)
+            if self._tears:
+                subscriber.tear(parts)
+            else:
+                subscriber.send(parts, lossless)
+
+    def tear(self, tears: bool) -> None:
+        """Whether what is published from now on is torn: half of it goes out, then the connection is closed."""
+        self._tears = tears
 
     def close(self) -> None:
         """Close the listening socket and every connection."""

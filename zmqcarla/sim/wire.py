@@ -6,6 +6,7 @@ of the server is built by one function of this file.
 All binary structs are little endian and packed. Units: m, s, deg; left-handed axes, x forward, y right, z up.
 """
 
+import reprlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 VERSION = "0.9.16"
 OBSERVER_STREAM_ID = 1
 MAX_REQUEST_BYTES = 64 * 2**20
+MAX_ARRAY = 2**20  # entries of an array or map in a request, for which room is made before they have come
 TCP = 1
 
 pack = cast(Callable[[object], bytes], msgpack.packb)
@@ -73,7 +75,13 @@ class RequestReader:
     def __init__(self) -> None:
         self._unpacker = cast(
             Any,
-            msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=MAX_REQUEST_BYTES),
+            msgpack.Unpacker(
+                raw=False,
+                strict_map_key=False,
+                max_buffer_size=MAX_REQUEST_BYTES,
+                max_array_len=MAX_ARRAY,
+                max_map_len=MAX_ARRAY,
+            ),
         )
 
     def feed(self, chunk: bytes) -> None:
@@ -110,8 +118,7 @@ class RequestReader:
                 case [2, str(), list()]:
                     continue  # a notification; the client sends none and none needs an answer
                 case _:
-                    text = repr(message)[:80]
-                    raise WireError(f"expected [0, msgid, method, [meta, ...]], found {text}")
+                    raise WireError(f"expected [0, msgid, method, [meta, ...]], found {reprlib.repr(message)}")
 
 
 _VOID_OK = b"\xc0\x91\x91\xc2"  # nil, [[false]]

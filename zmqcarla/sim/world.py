@@ -94,6 +94,7 @@ class World:
         self.weather: list[float] = list(DEFAULT_WEATHER)
         self.impacts: list[Impact] = []
         self.actors: dict[int, Actor] = {}
+        self._types: dict[int, str] = {}
         self.table = ActorTable()
         self.roster = Roster()
         self.population = 0
@@ -129,6 +130,7 @@ class World:
 
     def _add(self, actor: A, pose: Pose) -> A:
         self.actors[actor.id] = actor
+        self._types[actor.id] = actor.type_id
         self.table.add(actor, pose)
         return actor
 
@@ -160,6 +162,7 @@ class World:
         pose: Pose,
         parent: Actor | None = None,
         sensor: Callable[..., Sensor] | None = None,
+        recorded_id: int = 0,
     ) -> Actor:
         """Bring an actor into the world.
 
@@ -169,6 +172,7 @@ class World:
             pose: in the world, or on the parent.
             parent: what to attach it to.
             sensor: class of the actor when it is a sensor that the server measures.
+            recorded_id: of an actor of a replay, which need not find room, and gets this id back if it is free.
 
         Raises:
             SimError: unknown blueprint, or something solid stands there.
@@ -180,7 +184,10 @@ class World:
         if not all(map(math.isfinite, world_pose)):
             raise SimError("Spawn failed because of invalid transform: not finite")
         actor = self._build(blueprint, attributes, sensor)
-        if blueprint.solid and parent is None and self._occupied(actor, world_pose):
+        if recorded_id:
+            self._next_id = max(self._next_id, recorded_id + 1)
+            actor.id = recorded_id if self._may_return(recorded_id, type_id) else actor.id
+        elif blueprint.solid and parent is None and self._occupied(actor, world_pose):
             self._next_id -= 1
             raise SimError("Spawn failed because of collision at spawn position")
         if parent is not None:
@@ -209,6 +216,11 @@ class World:
                 return Walker(*arguments)
             case _:
                 return Actor(*arguments, physics=False)
+
+    def _may_return(self, recorded_id: int, type_id: str) -> bool:
+        """Whether an actor of a replay may have its old id: clients remember for an episode what an id was."""
+        known = self._types.get(recorded_id)
+        return known is None or (known == type_id and recorded_id not in self.actors and known[:7] != "sensor.")
 
     def _enrol(self, actor: Actor) -> None:
         roster = self.roster

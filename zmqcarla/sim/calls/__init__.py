@@ -4,6 +4,8 @@ from zmqcarla.sim.calls.actors import ACTOR_CALLS
 from zmqcarla.sim.calls.commands import COMMAND_CALLS
 from zmqcarla.sim.calls.episode import EPISODE_CALLS
 from zmqcarla.sim.calls.lights import LIGHT_CALLS
+from zmqcarla.sim.calls.navigation import NAVIGATION_CALLS
+from zmqcarla.sim.calls.recorder import RECORDER_CALLS
 from zmqcarla.sim.calls.surroundings import SURROUNDINGS_CALLS
 from zmqcarla.sim.calls.traffic_manager import TRAFFIC_MANAGER_CALLS
 from zmqcarla.sim.calls.unsupported import UNSUPPORTED_CALLS
@@ -17,6 +19,8 @@ METHODS: dict[str, Method] = {
     **ACTOR_CALLS,
     **VEHICLE_CALLS,
     **WALKER_CALLS,
+    **NAVIGATION_CALLS,
+    **RECORDER_CALLS,
     **LIGHT_CALLS,
     **COMMAND_CALLS,
     **SURROUNDINGS_CALLS,

@@ -28,7 +28,7 @@ def finite(numbers: list[float]) -> Vector:
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
 
 
-def spawn_at(session: Session, description: list[Any], pose: Pose, parent_id: int) -> Actor:
+def spawn_at(session: Session, description: list[Any], pose: Pose, parent_id: int, recorded_id: int = 0) -> Actor:
     """Spawn an actor; see `World.spawn`."""
     simulation = session.simulation
     _, type_id, attributes = description
@@ -36,10 +36,13 @@ def spawn_at(session: Session, description: list[Any], pose: Pose, parent_id: in
     if kind is None and type_id.startswith("sensor.") and type_id not in _CLIENT_SENSORS:
         raise SimError(f"not supported by the embedded simulator: {type_id}")
     parent = simulation.world.get(parent_id) if parent_id else None
-    actor = simulation.world.spawn(type_id, attributes, pose, parent, kind)
+    actor = simulation.world.spawn(type_id, attributes, pose, parent, kind, recorded_id)
     if isinstance(actor, Sensor):
         actor.stream_id = simulation.streams.new_stream()
         actor.token = simulation.streams.token(actor.stream_id)
+    if session.episode_id != simulation.world.episode_id:
+        session.episode_id = simulation.world.episode_id
+        session.spawned.clear()
     session.spawned.add(actor.id)
     return actor
 
@@ -237,10 +240,10 @@ def set_gravity(session: Session, actor_id: int, enabled: bool) -> None:
 
 
 def set_dead(session: Session, actor_id: int) -> None:
-    """A walker has died: it stays where it is."""
+    """A walker has died: it lies where it is, and what hits it pushes it along."""
     actor = _world(session).get(actor_id)
     if isinstance(actor, Walker):
-        actor.dead = True
+        actor.dead = actor.physics = True
 
 
 def bounding_box(session: Session, actor_id: int) -> list[Any]:

@@ -140,7 +140,6 @@ EPISODE_CALLS = {
     "copy_opendrive_to_file": void(upload_map),
     "get_map_info": value(map_info),
     "get_map_data": value(map_document),
-    "get_required_files": value(lambda _session, _folder: []),
     "get_actor_definitions": value(definitions),
     "get_weather_parameters": value(weather),
     "set_weather_parameters": void(set_weather),
