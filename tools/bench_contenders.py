@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,8 @@ class StableBaselines3(VectorEnvContender):
     def __init__(self, name: str, num_envs: int, env_id: str) -> None:
         if importlib.util.find_spec("stable_baselines3") is None:
             raise NotInstalledError("stable-baselines3 is not installed")
+        # The fork server loads torch once, so that n processes share its 200 MB.
+        multiprocessing.set_forkserver_preload(["stable_baselines3.common.vec_env", "bench_envs"])
         module: Any = importlib.import_module("stable_baselines3.common.vec_env")
         makers = [functools.partial(gymnasium.make, env_id)] * num_envs
         super().__init__(name, num_envs, lambda: module.SubprocVecEnv(makers), "env_method")

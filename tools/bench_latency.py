@@ -94,19 +94,19 @@ class Entry:
 ENTRIES = {
     "gym": Entry(12, lambda key, n, envs: vec_envs.gymnasium_async(key, n, ENV_IDS[envs], copy=True)),
     "gym-nocopy": Entry(12, lambda key, n, envs: vec_envs.gymnasium_async(key, n, ENV_IDS[envs], copy=False)),
-    "floor-py": Entry(8, PythonFloor, ("image", "vector")),
+    "floor-py": Entry(2, PythonFloor, ("image", "vector")),
     "floor-c": Entry(1, CFloor, ("image", "vector")),
     "sync": Entry(1, lambda key, n, envs: vec_envs.gymnasium_sync(key, n, ENV_IDS[envs])),
-    "sb3": Entry(200, lambda key, n, envs: vec_envs.StableBaselines3(key, n, ENV_IDS[envs])),
     "rest": Entry(
-        40, lambda key, n, envs: vec_envs.VectorEnvContender(key, n, lambda: RestVectorEnv(n, ENV_IDS[envs]))
+        25, lambda key, n, envs: vec_envs.VectorEnvContender(key, n, lambda: RestVectorEnv(n, ENV_IDS[envs]))
     ),
-    "drop-in": Entry(50, lambda key, n, envs: vec_envs.drop_in(key, n, ENV_IDS[envs])),
-    "shm": Entry(50, lambda key, n, envs: vec_envs.pool(key, n, ENV_IDS[envs], "shm")),
+    "drop-in": Entry(32, lambda key, n, envs: vec_envs.drop_in(key, n, ENV_IDS[envs])),
+    "shm": Entry(32, lambda key, n, envs: vec_envs.pool(key, n, ENV_IDS[envs], "shm")),
     "shm-bound": Entry(
-        50, lambda key, n, envs: vec_envs.pool(key, n, "bench_envs:BenchImageBound-v0", "shm"), ("image", "rollout")
+        32, lambda key, n, envs: vec_envs.pool(key, n, "bench_envs:BenchImageBound-v0", "shm"), ("image", "rollout")
     ),
-    "zmq": Entry(50, lambda key, n, envs: vec_envs.pool(key, n, ENV_IDS[envs], "zmq")),
+    "zmq": Entry(32, lambda key, n, envs: vec_envs.pool(key, n, ENV_IDS[envs], "zmq")),
+    "sb3": Entry(85, lambda key, n, envs: vec_envs.StableBaselines3(key, n, ENV_IDS[envs])),
 }
 
 

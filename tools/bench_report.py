@@ -42,6 +42,11 @@ def label(contender: str) -> str:
     return LABELS[key] + space + way
 
 
+def detailed_num_envs(rows: list[Row]) -> int:
+    """The n whose details are shown: 16, or what is nearest."""
+    return min({row["num_envs"] for row in rows}, key=lambda n: abs(n - _DETAIL_NUM_ENVS))
+
+
 def summarise(results: list[Row]) -> list[Row]:
     """One row of figures for each workload, n and contender.
 
@@ -210,7 +215,7 @@ def _workload_lines(title: str, rows: list[Row]) -> list[str]:
     if not rows:
         return []
     numbers = sorted({row["num_envs"] for row in rows})
-    detailed = max((n for n in numbers if n <= _DETAIL_NUM_ENVS), default=numbers[0])
+    detailed = detailed_num_envs(rows)
     found = {(row["contender"], row["num_envs"]): row for row in rows}
     header = ("vector env", *[f"n={n}" for n in numbers], f"p99, n={detailed}", f"CPU an env-step, n={detailed}")
     body = [
