@@ -44,7 +44,8 @@ def label(contender: str) -> str:
 
 def detailed_num_envs(rows: list[Row]) -> int:
     """The n whose details are shown: 16, or what is nearest."""
-    return min({row["num_envs"] for row in rows}, key=lambda n: abs(n - _DETAIL_NUM_ENVS))
+    numbers: set[int] = {row["num_envs"] for row in rows}
+    return min(numbers, key=lambda n: abs(n - _DETAIL_NUM_ENVS))
 
 
 def summarise(results: list[Row]) -> list[Row]:
