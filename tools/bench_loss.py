@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,25 +17,31 @@ from zmqcarla.rows import Transport
 _INTO_THE_STEP_S = 0.2
 
 
-def _segments() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
+def _mapped() -> set[str]:
+    """Names of the segments in /dev/shm that this process maps; others may have pools as well."""
+    return set(re.findall(r"/dev/shm/(\S+)", Path("/proc/self/maps").read_text()))
+
+
+def _left(segments: set[str]) -> list[str]:
+    """Names of these segments, and of their semaphores, that are still there."""
+    return sorted(path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in segments))
 
 
 def measure(num_envs: int, transport: Transport, kills: int) -> dict[str, Any]:
     """Kill one worker after the other.
 
     Returns:
-        "noticed_ms", from each kill to the return of `step_wait` with all other rows delivered, and "left", the names
-        in /dev/shm that were not there before.
+        "noticed_ms", from each kill to the return of `step_wait` with all other rows delivered, and "left", names of
+        the vector env that are still in /dev/shm after it was closed.
     """
-    before = _segments()
     vec = make_pool_env(num_envs, "bench_envs:BenchHang-v0", transport)
     try:
         vec.reset(seed=0)
         noticed_ms = [_kill_one(vec, kill % num_envs, kill) for kill in range(kills)]
+        segments = _mapped()
     finally:
         vec.close()
-    return {"noticed_ms": noticed_ms, "left": sorted(_segments() - before)}
+    return {"noticed_ms": noticed_ms, "left": _left(segments)}
 
 
 def _kill_one(vec: Any, row: int, step: int) -> float:
