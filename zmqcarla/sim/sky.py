@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+
+from zmqcarla.sim.camera import SHIFT, Camera
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Image = NDArray[np.uint8]
     Floats = NDArray[np.float64]
 
 _SKY_STEPS = 512
@@ -41,7 +45,7 @@ class Light:
     """What the painter needs of a weather. Colours are BGR, 0..255.
 
     Attributes:
-        sky: uint32 (512,), packed BGRA by elevation from -90 to 90 degrees.
+        sky: uint32 (512,), packed BGRA by the sine of the elevation from -1 to 1.
         horizon: Colour of haze and fog.
         sun: Unit vector to the sun, CARLA frame.
         sun_visible: Whether to paint the sun's disc.
@@ -70,9 +74,9 @@ class Light:
 
 
 def pack_bgra(bgr: Floats) -> NDArray[np.uint32]:
-    """BGR colours (n, 3) as one BGRA word each: uint32 (n,)."""
+    """BGR colours (n, 3), not negative, as one BGRA word each: uint32 (n,)."""
     bgra = np.full((len(bgr), 4), 255, np.uint8)
-    bgra[:, :3] = np.clip(bgr, 0.0, 255.0)
+    bgra[:, :3] = np.minimum(bgr, 255.0)
     return bgra.view(np.uint32)[:, 0]
 
 
@@ -92,7 +96,7 @@ def light_of(weather: Weather) -> Light:
     zenith = _blend(_blend(_NIGHT_ZENITH, _DAY_ZENITH, day), overcast, 0.85 * clouds)
     horizon = _blend(_blend(_NIGHT_HORIZON, _DAY_HORIZON, day), _DUSK_HORIZON, 0.5 * dusk)
     horizon = _blend(horizon, overcast * 1.12, 0.85 * max(clouds, fog))
-    elevation = np.linspace(-90.0, 90.0, _SKY_STEPS)
+    elevation = np.degrees(np.arcsin(np.linspace(-1.0, 1.0, _SKY_STEPS)))
     climb = np.clip(elevation / 50.0, 0.0, 1.0)[:, None] ** 0.65 * (1.0 - 0.9 * fog)
     sky = pack_bgra(horizon + (zenith - horizon) * climb)
     sky.flags.writeable = False
@@ -110,3 +114,28 @@ def light_of(weather: Weather) -> Light:
         fog_per_m=1.0 / _HAZE_M + 0.05 * fog**1.5 + 0.004 * rain,
         night=1.0 - day,
     )
+
+
+def paint_sky(out: Image, camera: Camera, light: Light) -> None:
+    """Paint the sky over the top rows of a picture, that are all of `out`: by elevation, and the sun."""
+    if not len(out):
+        return
+    ahead, up = float(camera.axes[0, 2]), float(camera.axes[2, 2])
+    across = (np.arange(len(out)) + (0.5 - camera.height / 2.0)) / camera.focal
+    rise = (ahead - across * up) / np.sqrt(1.0 + across * across)
+    steps = ((rise + 1.0) * (0.5 * (_SKY_STEPS - 1))).astype(np.intp)
+    out.view(np.uint32)[:, :, 0] = np.take(light.sky, steps, mode="clip")[:, None]
+    x, y, z = (camera.axes @ light.sun).tolist()
+    if light.sun_visible and x > 0.2 and abs(y) < 2.0 * x:
+        column, row = camera.to_pixels(np.array([x, y, z]) * 1000.0).tolist()
+        cv2.circle(out, (column, row), int(camera.focal * 0.03 * 16), (214, 244, 255, 255), -1, cv2.LINE_AA, SHIFT)
+
+
+def paint_rain(out: Image, weather: Weather) -> None:
+    """Streaks of rain over a finished picture."""
+    height, width = out.shape[:2]
+    chance = np.random.default_rng(int(weather.precipitation))
+    drops = chance.random((int(weather.precipitation * 0.6), 3))
+    for x, y, size in (drops * (width, height, 0.05 * height) + (0, 0, 3)).tolist():
+        start = (int(x), int(y))
+        cv2.line(out, start, (int(x - 0.15 * size), int(y + size)), (196, 190, 184, 255), 1)

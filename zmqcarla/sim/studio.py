@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from zmqcarla.sim import weather as sky
 from zmqcarla.sim.actors import Actor
 from zmqcarla.sim.geometry import Pose
+from zmqcarla.sim.moving import Lamp
 from zmqcarla.sim.render import BOX_DTYPE, Kind, Renderer, Scene, Weather
 from zmqcarla.sim.roads import RoadMap
+from zmqcarla.sim.scenery import with_radius
 from zmqcarla.sim.world import World
 
 _KINDS = {
@@ -23,6 +25,11 @@ _KINDS = {
 _FAMILIES = {"walker": Kind.WALKER, "static": Kind.PROP}
 _GREY = "128,128,128"
 _BRAKE_LIGHT = 0.01
+# carla.VehicleLightState: position, low beam, high beam, brake, right and left blinker
+_LAMP_BITS = (Lamp.TAIL, Lamp.HEAD | Lamp.TAIL, Lamp.HEAD | Lamp.TAIL, Lamp.BRAKE, Lamp.RIGHT, Lamp.LEFT)
+_LAMPS = np.zeros(256, np.uint8)
+for _bit, _lamps in enumerate(_LAMP_BITS):
+    _LAMPS[(np.arange(256) >> _bit) & 1 == 1] |= int(_lamps)
 
 
 class _Cast(NamedTuple):
@@ -78,11 +85,12 @@ class Studio:
         cast = self._cast
         assert cast is not None
         rows = [actor.row for actor in cast.actors]
-        records = world.table.records[rows]
-        cast.boxes["centre"] = records["location"]
-        cast.boxes["centre"] += cast.offsets
-        cast.boxes["rotation"] = records["rotation"]
-        cast.boxes["braking"][: cast.vehicles] = records["brake"][: cast.vehicles] > _BRAKE_LIGHT
+        records = world.table.records
+        np.add(records["location"][rows], cast.offsets, out=cast.boxes["centre"])
+        cast.boxes["rotation"] = records["rotation"][rows]
+        braking = records["brake"][rows[: cast.vehicles]] > _BRAKE_LIGHT
+        lights = [actor.lights & 0xFF for actor in world.roster.vehicles]
+        cast.boxes["lamps"][: cast.vehicles] = _LAMPS[lights] | braking
         return Scene(cast.boxes, world.table.records["colour"][cast.signs], _weather_of(world.weather))
 
 
@@ -96,6 +104,8 @@ def _cast_of(world: World) -> _Cast:
         boxes["half"][index] = np.maximum(actor.shape.extent_m, 0.01)
         boxes["bgr"][index] = blue, green, red
         boxes["kind"][index] = _kind_of(actor)
+        boxes["label"][index], boxes["actor"][index] = actor.blueprint.label, actor.id
+    with_radius(boxes)
     offsets = np.array([actor.shape.centre_m for actor in actors]).reshape(-1, 3)
     signs = [sign.row for sign in world.signs]
     return _Cast(world, world.population, world.episode_id, actors, boxes, offsets, signs, len(roster.vehicles))
