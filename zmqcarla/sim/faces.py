@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Outline = NDArray[np.int32]
 
+FIRST_INSTANCE = 2**31 + 2**15
+"""Instance numbers of what stands for good count up from here, in all bits and in the lowest sixteen."""
+
 CORNERS = 8
 """Every face has this many corners; one with fewer repeats its last."""
 

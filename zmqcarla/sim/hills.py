@@ -154,6 +154,10 @@ class Hills:
             labels[first:] = cv2.remap(self._raster.labels, column, row, cv2.INTER_NEAREST)
         return labels
 
+    def labels_at(self, xy_m: Floats) -> Image:
+        """See `GroundSeen`."""
+        return self._raster.labels_at(xy_m)
+
 
 def _grid(road_map: RoadMap, camera: Camera) -> Floats:
     """World corners of the rings around a camera, as far as it looks: float64 (3, rings, sectors)."""

@@ -162,6 +162,14 @@ class GroundRaster:
         labels, self._image, self._as_labels = self._image, seen, False
         return labels
 
+    def labels_at(self, xy_m: Floats) -> NDArray[np.uint8]:
+        """Semantic tag at world places (n, 2): uint8 (n,)."""
+        place = ((xy_m - self.origin_m) / self.pixel_m).astype(np.intp)
+        rows, columns = self.labels.shape
+        inside = ((place >= 0) & (place < (columns, rows))).all(axis=1)
+        at = np.where(inside, place[:, 1] * columns + place[:, 0], 0)
+        return np.where(inside, self.labels.ravel()[at], self.beyond).astype(np.uint8)
+
     def _paint_all(self) -> None:
         self._paint_surfaces(self._map)
         self._close_gaps(self._map.strips)

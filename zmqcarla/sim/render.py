@@ -19,7 +19,7 @@ from zmqcarla.sim.meshes import Kind
 from zmqcarla.sim.moving import moving_faces
 from zmqcarla.sim.raster import GroundRaster
 from zmqcarla.sim.scenery import BOX_DTYPE
-from zmqcarla.sim.sky import Weather, light_of, paint_rain
+from zmqcarla.sim.sky import Weather, light_of
 from zmqcarla.sim.standing import Standing, standing_faces, tree_faces
 from zmqcarla.sim.terrain import Flat, GroundSeen
 from zmqcarla.sim.view import View
@@ -52,7 +52,11 @@ class Scene:
 
 
 class Renderer:
-    """Works out camera views of one map. Not thread-safe; equal calls give equal bytes."""
+    """Works out camera views of one map. Not thread-safe; equal calls give equal bytes.
+
+    Attributes:
+        standing: What stands beside the map's roads.
+    """
 
     def __init__(self, road_map: RoadMap) -> None:
         # a picture is too small to share among threads, and many simulators share a machine
@@ -60,7 +64,7 @@ class Renderer:
         self._map = road_map
         self._raster = GroundRaster(road_map)
         self._flat_z = float(road_map.heights_m(road_map.spawn_points[:1, :2])[0])
-        self._standing = Standing(road_map)
+        self.standing = Standing(road_map)
 
     def look(self, camera_pose: Floats, fov_deg: float, width: int, height: int, scene: Scene) -> View:
         """What a camera sees.
@@ -75,18 +79,16 @@ class Renderer:
         """
         camera = Camera(camera_pose, fov_deg, width, height)
         light = light_of(scene.weather)
-        near = self._standing.around(float(camera.position[0]), float(camera.position[1]))
+        near = self.standing.around(float(camera.position[0]), float(camera.position[1]))
         standing, panes = standing_faces(near, camera, light, scene.light_states)
         others = (moving_faces(scene.boxes, camera, light), tree_faces(near, camera, light))
         faces = Faces.joined([standing, *(part for part in others if part is not None)])
-        return View(camera, light, self._ground(camera), faces, panes)
+        return View(camera, light, self._ground(camera), faces, panes, scene.weather)
 
     def render(self, out: Image, camera_pose: Floats, fov_deg: float, scene: Scene) -> None:
         """Paint one picture: uint8 (height, width, 4) BGRA, C-contiguous, overwritten whole (alpha 255)."""
         height, width = out.shape[:2]
         self.look(camera_pose, fov_deg, width, height, scene).paint(out)
-        if scene.weather.precipitation > 5.0:
-            paint_rain(out, scene.weather)
 
     def _ground(self, camera: Camera) -> GroundSeen:
         if self._map.ground.is_flat:

@@ -41,9 +41,9 @@ BOX_DTYPE = np.dtype(
     align=True,
 )
 """One oriented box. centre (x, y, z) and half sizes in metres, rotation (pitch, yaw, roll) in degrees, all in CARLA's
-frame; bgr is the colour of its body; kind a `Kind`; lamps the shining ones as bits of `moving.Lamp`; signal the index of
-its signal in RoadMap.signals or -1; label and actor an actor's semantic tag and id, 0 for what the map brings along; radius that of
-the sphere around it, which `with_radius` fills in."""
+frame; bgr is the colour of its body; kind a `Kind`; lamps the shining ones as bits of `moving.Lamp`; signal the index
+of its signal in RoadMap.signals or -1; label and actor an actor's semantic tag and id, 0 for what the map brings
+along; radius that of the sphere around it, which `with_radius` fills in."""
 
 
 def with_radius(boxes: NDArray[np.void]) -> NDArray[np.void]:

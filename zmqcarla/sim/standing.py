@@ -16,7 +16,7 @@ import numpy as np
 
 from zmqcarla.sim.blueprints import Label
 from zmqcarla.sim.camera import Camera, rotations
-from zmqcarla.sim.faces import CORNERS, Faces
+from zmqcarla.sim.faces import CORNERS, FIRST_INSTANCE, Faces
 from zmqcarla.sim.looks import FACE_LABELS, FINE_PX, LAMPS_BGR, PALETTE, lit
 from zmqcarla.sim.meshes import GLOWING, TABLE, Kind, Role
 from zmqcarla.sim.scenery import furniture, grow
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Integers = NDArray[np.intp]
     Flags = NDArray[np.bool_]
-
-FIRST_INSTANCE = 50_000
-"""Instance ids of standing things count up from here; those of actors are their ids, which start at 1."""
 
 _CELL_M = 24.0
 _KEPT_CELLS = 24
@@ -166,7 +163,7 @@ class Standing:
             glowing=GLOWING[role],
             bgr=bgr,
             label=FACE_LABELS[kind],
-            instance=(FIRST_INSTANCE + owner).astype(np.uint32),
+            instance=(owner + FIRST_INSTANCE).astype(np.uint32),
             lamp_faces=lamps,
             lamp_signals=rows["signal"][owner[lamps]].astype(np.intp),
             lamp_rows=role[lamps] - Role.RED_LAMP,
@@ -176,7 +173,7 @@ class Standing:
             trees=self._trees[trees],
             tree_bgr=_tree_colours(self._trees[trees]),
             tree_shape=_tree_shapes(self._trees[trees]),
-            tree_instance=(FIRST_INSTANCE + len(rows) + np.flatnonzero(trees)).astype(np.uint32),
+            tree_instance=(np.flatnonzero(trees) + FIRST_INSTANCE + len(rows)).astype(np.uint32),
         )
 
     def _panes(self, owner: Integers, form: Integers, middle: Floats) -> tuple[list[Floats], Integers, Flags]:

@@ -12,6 +12,8 @@ from zmqcarla.sim.moving import Lamp
 from zmqcarla.sim.render import BOX_DTYPE, Kind, Renderer, Scene, Weather
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.scenery import with_radius
+from zmqcarla.sim.standing import Standing
+from zmqcarla.sim.view import View
 from zmqcarla.sim.world import World
 
 _KINDS = {
@@ -46,7 +48,7 @@ class _Cast(NamedTuple):
 
 
 class Studio:
-    """Paints pictures of a world. The painter of a map is made when the first picture of it is wanted."""
+    """Sees a world. The renderer of a map is made when the first view of it is wanted."""
 
     def __init__(self) -> None:
         self._map: RoadMap | None = None
@@ -54,21 +56,44 @@ class Studio:
         self._cast: _Cast | None = None
         self._scene: Scene | None = None
         self._frame = -1
+        self._views: dict[tuple[Pose, float, int, int], View] = {}
 
-    def paint(self, world: World, out: NDArray[np.uint8], pose: Pose, fov_deg: float) -> None:
-        """Paint one picture.
+    def view(self, world: World, pose: Pose, fov_deg: float, width: int, height: int) -> View:
+        """What a camera sees. Asked again at the same tick, it is the same view.
 
         Args:
             world: what is to be seen.
-            out: uint8 (height, width, 4), BGRA, overwritten.
             pose: of the camera.
             fov_deg: horizontal field of view.
+            width: of the picture, pixels.
+            height: of the picture, pixels.
         """
+        renderer, scene = self._renderer_of(world), self._scene_now(world)
+        key = (pose, fov_deg, width, height)
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = renderer.look(np.array(pose), fov_deg, width, height, scene)
+        return view
+
+    def boxes(self, world: World) -> NDArray[np.void]:
+        """The vehicles, walkers and props of the world as they stand now (BOX_DTYPE)."""
+        return self._scene_now(world).boxes
+
+    def standing(self, world: World) -> Standing:
+        """What stands beside the roads of the world's map."""
+        return self._renderer_of(world).standing
+
+    def _renderer_of(self, world: World) -> Renderer:
         if self._renderer is None or self._map is not world.road_map:
             self._map, self._renderer = world.road_map, Renderer(world.road_map)
+            self._scene = None
+        return self._renderer
+
+    def _scene_now(self, world: World) -> Scene:
         if self._scene is None or self._frame != world.frame or self._stale(world):
             self._scene, self._frame = self._scene_of(world), world.frame
-        self._renderer.render(out, np.array(pose), fov_deg, self._scene)
+            self._views.clear()
+        return self._scene
 
     def _stale(self, world: World) -> bool:
         cast = self._cast

@@ -49,6 +49,10 @@ class GroundSeen(Protocol):
         """Semantic tag of the ground at each pixel: uint8 (height, width); means nothing above the ground."""
         ...
 
+    def labels_at(self, xy_m: Floats) -> Image:
+        """Semantic tag of the ground at world places (n, 2): uint8 (n,)."""
+        ...
+
 
 class Flat:
     """A plane before a camera.
@@ -133,6 +137,10 @@ class Flat:
                 borderValue=raster.beyond,
             )
         return labels
+
+    def labels_at(self, xy_m: Floats) -> Image:
+        """See `GroundSeen`."""
+        return self._raster.labels_at(xy_m)
 
 
 _BORDER = (*GRASS[:3], 255)

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from zmqcarla.sim.blueprints import Label
-from zmqcarla.sim.camera import SHIFT
-from zmqcarla.sim.sky import paint_sky, pack_bgra
+from zmqcarla.sim.camera import NEAR_M, SHIFT
+from zmqcarla.sim.faces import FIRST_INSTANCE
+from zmqcarla.sim.sky import pack_bgra, paint_rain, paint_sky
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from zmqcarla.sim.camera import Camera
     from zmqcarla.sim.faces import Faces
-    from zmqcarla.sim.sky import Light
+    from zmqcarla.sim.sky import Light, Weather
     from zmqcarla.sim.standing import Panes
     from zmqcarla.sim.terrain import GroundSeen
 
@@ -45,16 +46,24 @@ class View:
         ground: before the camera.
         faces: all that stands on it.
         panes: windows, which have colours but are the same thing as their walls.
+        weather: of the day.
     """
 
     def __init__(
-        self, camera: Camera, light: Light, ground: GroundSeen, faces: Faces, panes: Sequence[Panes] = ()
+        self,
+        camera: Camera,
+        light: Light,
+        ground: GroundSeen,
+        faces: Faces,
+        panes: Sequence[Panes],
+        weather: Weather,
     ) -> None:
         self.camera = camera
         self._light = light
         self._ground = ground
         self._faces = faces
         self._panes = panes
+        self._weather = weather
         self._outlines = faces.outlines(camera)
         # stable, so that the faces of an owner keep their order; windows come after their walls
         self._walls = [pane.wall for pane in panes]
@@ -73,6 +82,9 @@ class View:
                 cv2.fillPoly(canvas, cast("Any", panes[index - count].outlines), words[index], cv2.LINE_8, SHIFT)
             elif (outline := outlines[index]) is not None:
                 cv2.fillConvexPoly(canvas, outline, words[index], cv2.LINE_8, SHIFT)
+
+        if self._weather.precipitation > 5.0:
+            paint_rain(out, self._weather)
 
     def _colours(self) -> list[int]:
         """BGRA words of all faces, then of all panes, in light and haze."""
@@ -103,9 +115,16 @@ class View:
 
     @cached_property
     def _planes(self) -> Floats:
-        """(a, b, c) by number, see `Faces.planes`: float64 (numbers, 3)."""
+        """By number: (a, b, c) of its plane, see `Faces.planes`; least and greatest 1 / x on it: float64 (n, 5)."""
         sky = np.array([[1.0 / FARTHEST_M, 0.0, 0.0]])
-        return np.concatenate([sky, self._ground.planes(), self._faces.planes()])
+        planes = np.concatenate([sky, self._ground.planes(), self._faces.planes()])
+        # at the rim of a face seen edge-on, half a pixel outside of it, its plane may lie anywhere
+        bounds = np.empty((len(planes), 2))
+        bounds[:] = 1.0 / FARTHEST_M, 1.0 / NEAR_M
+        depth = np.clip(self._faces.corners[0], NEAR_M, FARTHEST_M)
+        first = 1 + self._ground_parts
+        bounds[first:, 0], bounds[first:, 1] = 1.0 / depth.max(axis=0), 1.0 / depth.min(axis=0)
+        return np.concatenate([planes, bounds], axis=1)
 
     @cached_property
     def _ground_parts(self) -> int:
@@ -115,19 +134,43 @@ class View:
     def depths_m(self) -> NDArray[np.float32]:
         """Forward distance at each pixel, at most FARTHEST_M: float32 (height, width)."""
         camera, numbers = self.camera, self._numbers
-        planes = self._planes.astype(np.float32)
+        planes = np.ascontiguousarray(self._planes.T, np.float32)
         across = ((np.arange(camera.width) - camera.width / 2.0 + 0.5) / camera.focal).astype(np.float32)
         upward = ((camera.height / 2.0 - 0.5 - np.arange(camera.height)) / camera.focal).astype(np.float32)
-        inverse = np.take(planes[:, 1], numbers)
+        inverse = np.take(planes[1], numbers)
         inverse *= across
-        part = np.take(planes[:, 2], numbers)
+        part = np.take(planes[2], numbers)
         part *= upward[:, None]
         inverse += part
-        np.take(planes[:, 0], numbers, out=part, mode="clip")
-        inverse += part
-        # at the rim of a face seen edge-on, half a pixel outside of it, its plane may lie anywhere
-        np.maximum(inverse, np.float32(1.0 / FARTHEST_M), out=inverse)
-        return np.reciprocal(inverse, out=inverse)
+        inverse += np.take(planes[0], numbers, out=part, mode="clip")
+        np.maximum(inverse, np.take(planes[3], numbers, out=part, mode="clip"), out=inverse)
+        np.minimum(inverse, np.take(planes[4], numbers, out=part, mode="clip"), out=inverse)
+        depths: NDArray[np.float32] = np.reciprocal(inverse, out=inverse)
+        return depths
+
+    def met(self, across: Floats, upward: Floats) -> tuple[Floats, Floats, Image, NDArray[np.uint32]]:
+        """What rays (1, across, upward) meet, each (n,) in camera axes and within the picture.
+
+        Returns:
+            Forward distance, infinite for sky; cosine of the angle of incidence; semantic tag; actor id or 0.
+        """
+        camera = self.camera
+        column = (across * camera.focal + camera.width / 2.0).astype(np.intp)
+        row = (camera.height / 2.0 - upward * camera.focal).astype(np.intp)
+        number = self._numbers.ravel().take(row * camera.width + column, mode="clip")
+        a, b, c, least, most = np.ascontiguousarray(self._planes.T).take(number, axis=1)
+        inverse = np.minimum(np.maximum(a + b * across + c * upward, least), most)
+        slope = np.sqrt((a * a + b * b + c * c) * (1.0 + across * across + upward * upward))
+        depth = np.where(number > 0, 1.0 / inverse, np.inf)
+        solid = number - 1 - self._ground_parts
+        label, actor = np.zeros(len(number), np.uint8), np.zeros(len(number), np.uint32)
+        things = solid >= 0
+        label[things], actor[things] = self._faces.label[solid[things]], self._faces.instance[solid[things]]
+        actor[actor >= FIRST_INSTANCE] = 0
+        ground = np.flatnonzero((number > 0) & ~things)
+        rays = np.stack([np.ones(len(ground)), across[ground], upward[ground]]) * depth[ground]
+        label[ground] = self._ground.labels_at((rays.T @ camera.axes)[:, :2] + camera.position[:2])
+        return depth, np.minimum(inverse / slope, 1.0), label, actor
 
     @cached_property
     def labels(self) -> Image:
@@ -140,6 +183,9 @@ class View:
 
     @cached_property
     def instances(self) -> NDArray[np.uint32]:
-        """Actor id, or number of a standing thing, at each pixel; 0 for ground and sky: uint32 (height, width)."""
+        """Actor id at each pixel: uint32 (height, width).
+
+        FIRST_INSTANCE and up for what stands for good, 0 for ground and sky.
+        """
         nobody = np.zeros(1 + self._ground_parts, np.uint32)
         return np.take(np.concatenate([nobody, self._faces.instance]), self._numbers)
