@@ -7,7 +7,7 @@ so all pictures of a view agree pixel by pixel; the depth of a pixel is that of 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from zmqcarla.sim.terrain import GroundSeen
 
     Floats = NDArray[np.float64]
+    Single = NDArray[np.float32]
     Image = NDArray[np.uint8]
+
+T = TypeVar("T", np.uint8, np.uint32)
 
 _LIT_WINDOW = np.array([70.0, 150.0, 190.0])
 
@@ -134,7 +137,7 @@ class View:
     def depths_m(self) -> NDArray[np.float32]:
         """Forward distance at each pixel, at most FARTHEST_M: float32 (height, width)."""
         camera, numbers = self.camera, self._numbers
-        planes = np.ascontiguousarray(self._planes.T, np.float32)
+        planes = self._planes_by_part
         across = ((np.arange(camera.width) - camera.width / 2.0 + 0.5) / camera.focal).astype(np.float32)
         upward = ((camera.height / 2.0 - 0.5 - np.arange(camera.height)) / camera.focal).astype(np.float32)
         inverse = np.take(planes[1], numbers)
@@ -148,35 +151,59 @@ class View:
         depths: NDArray[np.float32] = np.reciprocal(inverse, out=inverse)
         return depths
 
-    def met(self, across: Floats, upward: Floats) -> tuple[Floats, Floats, Image, NDArray[np.uint32]]:
+    def met(self, across: Single, upward: Single) -> tuple[Single, NDArray[np.int32]]:
         """What rays (1, across, upward) meet, each (n,) in camera axes and within the picture.
 
         Returns:
-            Forward distance, infinite for sky; cosine of the angle of incidence; semantic tag; actor id or 0.
+            Forward distance, infinite for sky; number of what was met, for `tags`.
         """
         camera = self.camera
-        column = (across * camera.focal + camera.width / 2.0).astype(np.intp)
-        row = (camera.height / 2.0 - upward * camera.focal).astype(np.intp)
-        number = self._numbers.ravel().take(row * camera.width + column, mode="clip")
-        a, b, c, least, most = np.ascontiguousarray(self._planes.T).take(number, axis=1)
-        inverse = np.minimum(np.maximum(a + b * across + c * upward, least), most)
+        focal, planes = np.float32(camera.focal), self._planes_by_part
+        column = (across * focal + np.float32(camera.width / 2.0)).astype(np.int32)
+        row = (np.float32(camera.height / 2.0) - upward * focal).astype(np.int32)
+        row *= camera.width
+        row += column
+        number = self._numbers.ravel().take(row, mode="clip")
+        inverse = planes[1].take(number)
+        inverse *= across
+        inverse += planes[2].take(number) * upward
+        inverse += planes[0].take(number)
+        np.maximum(inverse, planes[3].take(number), out=inverse)
+        np.minimum(inverse, planes[4].take(number), out=inverse)
+        np.reciprocal(inverse, out=inverse)
+        inverse[number == 0] = np.inf
+        return inverse, number
+
+    def tags(
+        self, across: Single, upward: Single, depth: Single, number: NDArray[np.int32]
+    ) -> tuple[Single, Image, NDArray[np.uint32]]:
+        """More of what `met` found: cosine of the angle of incidence, semantic tag, actor id or 0; each (n,)."""
+        camera, parts = self.camera, self._ground_parts
+        a, b, c = (plane.take(number) for plane in self._planes_by_part[:3])
         slope = np.sqrt((a * a + b * b + c * c) * (1.0 + across * across + upward * upward))
-        depth = np.where(number > 0, 1.0 / inverse, np.inf)
-        solid = number - 1 - self._ground_parts
-        label, actor = np.zeros(len(number), np.uint8), np.zeros(len(number), np.uint32)
-        things = solid >= 0
-        label[things], actor[things] = self._faces.label[solid[things]], self._faces.instance[solid[things]]
+        cosine = np.minimum(1.0 / (depth * slope), np.float32(1.0))
+        label = self._by_number(self._faces.label).take(number)
+        actor = self._by_number(self._faces.instance).take(number)
         actor[actor >= FIRST_INSTANCE] = 0
-        ground = np.flatnonzero((number > 0) & ~things)
+        ground = np.flatnonzero((number > 0) & (number <= parts))
         rays = np.stack([np.ones(len(ground)), across[ground], upward[ground]]) * depth[ground]
         label[ground] = self._ground.labels_at((rays.T @ camera.axes)[:, :2] + camera.position[:2])
-        return depth, np.minimum(inverse / slope, 1.0), label, actor
+        return cosine, label, actor
+
+    def _by_number(self, of_faces: NDArray[T]) -> NDArray[T]:
+        """A column of the faces as one by number: 0 for sky and ground."""
+        return np.concatenate([np.zeros(1 + self._ground_parts, of_faces.dtype), of_faces])
+
+    @cached_property
+    def _planes_by_part(self) -> Single:
+        return np.ascontiguousarray(self._planes.T, np.float32)
 
     @cached_property
     def labels(self) -> Image:
         """Semantic tag at each pixel: uint8 (height, width)."""
         parts = self._ground_parts
-        by_number = np.concatenate([[Label.SKY], np.zeros(parts), self._faces.label]).astype(np.uint8)
+        by_number = self._by_number(self._faces.label)
+        by_number[0] = Label.SKY
         labels = np.take(by_number, self._numbers)
         np.copyto(labels, self._ground.labels(), where=(self._numbers > 0) & (self._numbers <= parts))
         return labels
@@ -187,5 +214,4 @@ class View:
 
         FIRST_INSTANCE and up for what stands for good, 0 for ground and sky.
         """
-        nobody = np.zeros(1 + self._ground_parts, np.uint32)
-        return np.take(np.concatenate([nobody, self._faces.instance]), self._numbers)
+        return np.take(self._by_number(self._faces.instance), self._numbers)

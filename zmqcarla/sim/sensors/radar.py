@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from zmqcarla.sim import wire
 from zmqcarla.sim.camera import rotations
 from zmqcarla.sim.sensors.base import Body, Measuring
-from zmqcarla.sim.sensors.rays import Hits, cast_rays
+from zmqcarla.sim.sensors.rays import Fan, Hits, cast_rays
 from zmqcarla.sim.studio import Studio
 from zmqcarla.sim.world import World
 
@@ -43,13 +43,13 @@ class Radar(Measuring):
 
     def measure(self, world: World, studio: Studio) -> Iterable[Body]:
         """One message."""
-        count = int(self._points_hz * self.span_s)
+        count = int(self._points_hz * self.span_s + 1e-6)
         radius, turn = self._random.random(count), 2.0 * math.pi * self._random.random(count)
         rays = np.ones((3, count))
         rays[1], rays[2] = self._wide * radius * np.cos(turn), self._high * radius * np.sin(turn)
         rays /= np.linalg.norm(rays, axis=0)
         pose = world.table.pose(self.row)
-        hits = cast_rays(world, studio, pose, rays, self._range_m)
+        hits = cast_rays(world, studio, pose, Fan(rays), self._range_m)
         met = rays[:, hits.ray]
         detections = np.empty((len(hits.ray), 4), np.float32)
         detections[:, 0] = self._speeds(world, hits, rotations(np.array([pose[3:]]))[0] @ met)

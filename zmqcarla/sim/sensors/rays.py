@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zmqcarla.sim.world import World
 
     Floats = NDArray[np.float64]
+    Single = NDArray[np.float32]
     Integers = NDArray[np.intp]
 
 _FOCAL_PX = 220.0
@@ -34,17 +35,30 @@ class Hits:
 
     Attributes:
         ray: intp (n,), the rays that met something within reach, in rising order.
-        distance_m: float64 (n,).
-        cosine: float64 (n,), of the angle of incidence.
+        distance_m: float32 (n,).
+        cosine: float32 (n,), of the angle of incidence.
         label: uint8 (n,), semantic tag.
         actor: uint32 (n,), id of the actor, 0 for what belongs to the map.
     """
 
     ray: Integers
-    distance_m: Floats
-    cosine: Floats
+    distance_m: Single
+    cosine: Single
     label: NDArray[np.uint8]
     actor: NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The rays of a fan that one view answers: their numbers, and directions (1, across, upward) * forward."""
+
+    turn_deg: tuple[float, float]
+    ray: Integers
+    across: Single
+    upward: Single
+    stretch: Single
+    size_px: tuple[int, int]
+    fov_deg: float
 
 
 # pitch and yaw of a view, and its axes forward, right, up as (axis of the sensor, sign)
@@ -58,34 +72,60 @@ _SIDES = (
 )
 
 
-def cast_rays(world: World, studio: Studio, pose: Pose, rays: Floats, range_m: float) -> Hits:
+class Fan:
+    """Rays from one point, sorted by the views that answer them.
+
+    Args:
+        directions: float64 (3, n), unit vectors in the sensor's frame.
+    """
+
+    def __init__(self, directions: Floats) -> None:
+        self.directions = directions.astype(np.float32)
+        x, y, z = directions
+        flat = np.maximum(np.abs(x), np.abs(y))
+        side = np.where(np.abs(x) >= np.abs(y), np.where(x >= 0.0, 0, 2), np.where(y >= 0.0, 1, 3))
+        side = np.where(np.abs(z) > _STEEP * flat, np.where(z >= 0.0, 4, 5), side)
+        self.sides = [_side(directions, np.flatnonzero(side == number), number) for number in np.unique(side).tolist()]
+
+
+def _side(directions: Floats, ray: Integers, number: int) -> _Side:
+    turn_deg, axes = _SIDES[number]
+    forward, right, up = (sign * directions[axis].take(ray) for axis, sign in axes)
+    across, upward = right / forward, up / forward
+    # two pixels more than the outermost rays need
+    half = (float(np.abs(part).max()) * _FOCAL_PX + 2.0 for part in (across, upward))
+    width, height = (2 * math.ceil(part) for part in half)
+    fov_deg = 2.0 * math.degrees(math.atan(width / 2.0 / _FOCAL_PX))
+    across, upward, stretch = (part.astype(np.float32) for part in (across, upward, 1.0 / forward))
+    return _Side(turn_deg, ray, across, upward, stretch, (width, height), fov_deg)
+
+
+def cast_rays(
+    world: World, studio: Studio, pose: Pose, fan: Fan, range_m: float, shot: NDArray[np.bool_] | None = None
+) -> Hits:
     """Follow rays to what they meet first.
 
     Args:
         world: where.
         studio: sees it.
         pose: of the sensor.
-        rays: float64 (3, n), unit vectors in the sensor's frame.
+        fan: the rays.
         range_m: how far.
+        shot: bool (n,), which of the rays; None for all.
     """
-    x, y, z = rays
-    flat = np.maximum(np.abs(x), np.abs(y))
-    side = np.where(np.abs(x) >= np.abs(y), np.where(x >= 0.0, 0, 2), np.where(y >= 0.0, 1, 3))
-    side = np.where(np.abs(z) > _STEEP * flat, np.where(z >= 0.0, 4, 5), side)
-    distance = np.full(len(x), np.inf)
-    cosine, label = np.zeros(len(x)), np.zeros(len(x), np.uint8)
-    actor = np.zeros(len(x), np.uint32)
-    for number, ((pitch, yaw), axes) in enumerate(_SIDES):
-        picked = np.flatnonzero(side == number)
-        if not len(picked):
-            continue
-        forward, right, up = (sign * rays[axis].take(picked) for axis, sign in axes)
-        across, upward = right / forward, up / forward
-        half = (float(np.abs(across).max()) + 0.02, float(np.abs(upward).max()) + 0.02)
-        width, height = (2 * math.ceil(part * _FOCAL_PX) for part in half)
-        fov_deg = 2.0 * math.degrees(math.atan(width / 2.0 / _FOCAL_PX))
-        view = studio.view(world, compose(pose, (0.0, 0.0, 0.0, pitch, yaw, 0.0)), fov_deg, width, height)
-        depth, cosine[picked], label[picked], actor[picked] = view.met(across, upward)
-        distance[picked] = depth / forward
-    ray = np.flatnonzero(distance < range_m)
-    return Hits(ray, distance[ray], cosine[ray], label[ray], actor[ray])
+    count = fan.directions.shape[1]
+    distance, cosine = np.full(count, np.inf, np.float32), np.zeros(count, np.float32)
+    label, actor = np.zeros(count, np.uint8), np.zeros(count, np.uint32)
+    for side in fan.sides:
+        ray, across, upward, stretch = side.ray, side.across, side.upward, side.stretch
+        if shot is not None:
+            kept = shot[ray]
+            ray, across, upward, stretch = ray[kept], across[kept], upward[kept], stretch[kept]
+        pitch, yaw = side.turn_deg
+        view = studio.view(world, compose(pose, (0.0, 0.0, 0.0, pitch, yaw, 0.0)), side.fov_deg, *side.size_px)
+        depth, number = view.met(across, upward)
+        distance[ray] = depth * stretch
+        if shot is None:
+            cosine[ray], label[ray], actor[ray] = view.tags(across, upward, depth, number)
+    met = np.flatnonzero(distance < range_m)
+    return Hits(met, distance[met], cosine[met], label[met], actor[met])

@@ -9,6 +9,7 @@ import numpy as np
 from zmqcarla.sim import wire
 from zmqcarla.sim.sensors.base import Body
 from zmqcarla.sim.sensors.lidar import Spinning
+from zmqcarla.sim.sensors.rays import cast_rays
 from zmqcarla.sim.studio import Studio
 from zmqcarla.sim.world import World
 
@@ -21,11 +22,9 @@ class SemanticLidar(Spinning):
 
     def measure(self, world: World, studio: Studio) -> Iterable[Body]:
         """One message."""
-        rays = self.rays()
-        count = rays.shape[2]
-        rays = rays.reshape(3, -1)
-        hits = self.cast(world, studio, rays)
+        fan = self.fan()
+        hits = cast_rays(world, studio, world.table.pose(self.row), fan, self.range_m)
         points = np.empty(len(hits.ray), wire.SEMANTIC_POINT)
-        points["place"] = (rays[:, hits.ray] * hits.distance_m).T
+        points["place"] = (fan.directions[:, hits.ray] * hits.distance_m).T
         points["cosine"], points["actor"], points["label"] = hits.cosine, hits.actor, hits.label
-        yield (self.head(hits.ray // max(count, 1)), points.tobytes())
+        yield (self.head(hits.ray, fan.directions.shape[1]), points.tobytes())
