@@ -428,7 +428,7 @@ def test_unknown_map_and_unsupported_calls_are_told_in_words(client: Any, world:
     with pytest.raises(RuntimeError, match=r"not supported by the embedded simulator: start_recorder"):
         client.start_recorder("log")
     with pytest.raises(RuntimeError, match=r"not supported by the embedded simulator: sensor\.camera\.dvs"):
-        spawn(world, "sensor.camera.depth", carla.Transform())
+        spawn(world, "sensor.camera.dvs", carla.Transform())
     assert world.tick() > 0
 
 
