@@ -26,10 +26,10 @@ class Label(IntEnum):
     NONE = 0
     ROADS = 1
     SIDEWALKS = 2
-    BUILDINGS = 3
+    BUILDING = 3
     WALLS = 4
     FENCES = 5
-    POLES = 6
+    POLE = 6
     TRAFFIC_LIGHT = 7
     TRAFFIC_SIGN = 8
     VEGETATION = 9

@@ -30,6 +30,7 @@ _RINGS_M = np.concatenate([[0.0], 0.8 * 1.19 ** np.arange(36.0)])
 _SECTOR_DEG = 4.5
 _EYE_M = 1.5
 _SHARPNESS = 0.15
+_HAZE_STEPS = 1000
 
 
 class Hills:
@@ -184,9 +185,10 @@ def _normals(quads: Floats) -> Floats:
 
 def _tone(ground: Image, light: Light, depth: Pixels) -> None:
     """Ground colours (rows, width, 4) times `light.ground`, then haze by depth (rows, width), in place."""
-    keep = np.exp(np.minimum(light.fog_start_m - depth, 0.0) * np.float32(light.fog_per_m))
-    fog = ((1.0 - keep) * 256.0).astype(np.uint16)
-    share = (keep * (256.0 * light.ground)).astype(np.uint16)
+    steps = np.minimum(depth * np.float32(2.0), np.float32(_HAZE_STEPS - 1)).astype(np.intp)
+    haze = light.ground_haze_at(np.linspace(0.0, _HAZE_STEPS / 2.0, _HAZE_STEPS))
+    fog = np.take((haze * 256.0).astype(np.uint16), steps)
+    share = np.take(((1.0 - haze) * (256.0 * light.ground)).astype(np.uint16), steps)
     part = ground.astype(np.uint16)
     part *= share[:, :, None]
     part += fog[:, :, None] * np.array([*light.horizon, 0.0]).astype(np.uint16)

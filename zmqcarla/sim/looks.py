@@ -46,8 +46,8 @@ LAMPS_BGR = np.array(
 """By state Red, Yellow, Green, Off (and Unknown): colours of the three lamps."""
 
 FACE_LABELS = np.zeros(len(Kind), np.uint8)
-FACE_LABELS[Kind.HOUSE] = Label.BUILDINGS
-FACE_LABELS[Kind.POLE] = Label.POLES
+FACE_LABELS[Kind.HOUSE] = Label.BUILDING
+FACE_LABELS[Kind.POLE] = Label.POLE
 FACE_LABELS[Kind.LIGHT_HEAD] = Label.TRAFFIC_LIGHT
 FACE_LABELS[[Kind.STOP_SIGN, Kind.YIELD_SIGN]] = Label.TRAFFIC_SIGN
 FACE_LABELS[Kind.DECK] = Label.BRIDGE

@@ -6,7 +6,6 @@ neutral within ROAD_MAX_CHROMA.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,6 +17,7 @@ from zmqcarla.sim.hills import Hills
 from zmqcarla.sim.meshes import Kind
 from zmqcarla.sim.moving import moving_faces
 from zmqcarla.sim.raster import GroundRaster
+from zmqcarla.sim.scene import Scene
 from zmqcarla.sim.scenery import BOX_DTYPE
 from zmqcarla.sim.sky import Weather, light_of
 from zmqcarla.sim.standing import Standing, standing_faces, tree_faces
@@ -33,22 +33,6 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 __all__ = ["BOX_DTYPE", "Kind", "Renderer", "Scene", "Weather"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What changes from frame to frame.
-
-    Attributes:
-        boxes: BOX_DTYPE (n,), one per actor; `half` are half sizes. `signal` means nothing there.
-        light_states: uint8 (len(RoadMap.signals),): 0 red, 1 yellow, 2 green, 3 off, 4 unknown; entries of signs are
-            ignored.
-        weather: The weather.
-    """
-
-    boxes: NDArray[np.void]
-    light_states: NDArray[np.uint8]
-    weather: Weather = field(default_factory=Weather)
 
 
 class Renderer:
@@ -83,7 +67,7 @@ class Renderer:
         standing, panes = standing_faces(near, camera, light, scene.light_states)
         others = (moving_faces(scene.boxes, camera, light), tree_faces(near, camera, light))
         faces = Faces.joined([standing, *(part for part in others if part is not None)])
-        return View(camera, light, self._ground(camera), faces, panes, scene.weather)
+        return View(camera, light, scene, self._ground(camera), faces, panes)
 
     def render(self, out: Image, camera_pose: Floats, fov_deg: float, scene: Scene) -> None:
         """Paint one picture: uint8 (height, width, 4) BGRA, C-contiguous, overwritten whole (alpha 255)."""

@@ -217,10 +217,17 @@ def _window_corners(axis: int, sign: int, floors: int, columns: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Panes:
-    """Windows of one wall, painted after it: int32 (k, 4, 2) pixels, and the wall's number among the faces."""
+    """Windows of one wall, painted after it.
+
+    Attributes:
+        outlines: int32 (4, 2) each, pixels.
+        wall: Number of the wall among the faces.
+        lit: Whether somebody is at home at night.
+    """
 
     outlines: list[NDArray[np.int32]]
     wall: int
+    lit: bool
 
 
 def standing_faces(near: Nearby, camera: Camera, light: Light, states: NDArray[np.uint8]) -> tuple[Faces, list[Panes]]:
@@ -243,10 +250,10 @@ def standing_faces(near: Nearby, camera: Camera, light: Light, states: NDArray[n
         near.label[picked],
         near.instance[picked],
     )
-    return faces, _panes_seen(near, camera, seen[:, 0], picked)
+    return faces, _panes_seen(near, camera, seen[:, 0], picked, light.night > 0.5)
 
 
-def _panes_seen(near: Nearby, camera: Camera, depth: Floats, picked: Integers) -> list[Panes]:
+def _panes_seen(near: Nearby, camera: Camera, depth: Floats, picked: Integers, night: bool) -> list[Panes]:
     """The windows of the walls among the `picked` faces, by the depths of their houses."""
     place = np.full(len(near.owner), -1)
     place[picked] = np.arange(len(picked))
@@ -258,12 +265,19 @@ def _panes_seen(near: Nearby, camera: Camera, depth: Floats, picked: Integers) -
     parts = [near.panes[number] for number in chosen.tolist()]
     corners = camera.turned(np.concatenate(parts, axis=2))
     depths, outlines = corners[0].min(axis=0), list(camera.project(corners))
+    walls = near.pane_walls[chosen]
+    houses = near.instance[walls].tolist()
     panes: list[Panes] = []
     end = 0
-    for wall, part in zip(place[near.pane_walls[chosen]].tolist(), parts, strict=True):
+    for wall, house, part in zip(place[walls].tolist(), houses, parts, strict=True):
         start, end = end, end + part.shape[2]
-        if depths[start:end].min() > 1.0:
-            panes.append(Panes(outlines[start:end], wall))
+        if depths[start:end].min() < 1.0:
+            continue
+        shown = outlines[start:end]
+        panes.append(Panes(shown, wall, lit=False))
+        if night:
+            at_home = [pane for number, pane in enumerate(shown) if (number * 5 + house) % 7 < 3]
+            panes.append(Panes(at_home, wall, lit=True))
     return panes
 
 

@@ -116,7 +116,7 @@ class Studio:
         braking = records["brake"][rows[: cast.vehicles]] > _BRAKE_LIGHT
         lights = [actor.lights & 0xFF for actor in world.roster.vehicles]
         cast.boxes["lamps"][: cast.vehicles] = _LAMPS[lights] | braking
-        return Scene(cast.boxes, world.table.records["colour"][cast.signs], _weather_of(world.weather))
+        return Scene(cast.boxes, world.table.records["colour"][cast.signs], _weather_of(world.weather), world.frame)
 
 
 def _cast_of(world: World) -> _Cast:
@@ -158,4 +158,6 @@ def _weather_of(parameters: list[float]) -> Weather:
         fog_density=parameters[sky.FOG_DENSITY],
         fog_distance_m=parameters[sky.FOG_DISTANCE],
         wetness=parameters[sky.WETNESS],
+        puddles=parameters[sky.PUDDLES],
+        dust=parameters[sky.DUST_STORM],
     )

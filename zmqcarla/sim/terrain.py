@@ -162,7 +162,7 @@ def _to_level(matrix: Floats, level: int, first_row: int) -> Floats:
 
 def tone(ground: Image, light: Light, depth: Floats) -> None:
     """Ground colours (rows, width, 4) times `light.ground`, then haze by each row's depth (rows,), in place."""
-    fog = light.fog_at(np.abs(depth))
+    fog = light.ground_haze_at(np.abs(depth))
     keep = light.ground * (1.0 - fog)
     dim = int(np.count_nonzero(keep < _CLEAR)) if light.ground >= _CLEAR else len(keep)
     if not dim:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import cv2
 import numpy as np
 
+from zmqcarla.sim.beams import paint_beams
 from zmqcarla.sim.blueprints import Label
 from zmqcarla.sim.camera import NEAR_M, SHIFT
 from zmqcarla.sim.faces import FIRST_INSTANCE
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from zmqcarla.sim.camera import Camera
     from zmqcarla.sim.faces import Faces
-    from zmqcarla.sim.sky import Light, Weather
+    from zmqcarla.sim.scene import Scene
+    from zmqcarla.sim.sky import Light
     from zmqcarla.sim.standing import Panes
     from zmqcarla.sim.terrain import GroundSeen
 
@@ -36,6 +38,8 @@ T = TypeVar("T", np.uint8, np.uint32)
 
 _LIT_WINDOW = np.array([70.0, 150.0, 190.0])
 
+_BEAMS_FROM = 0.3
+
 FARTHEST_M = 1000.0
 """Depth of the sky."""
 
@@ -46,27 +50,21 @@ class View:
     Args:
         camera: whose view it is.
         light: of the weather.
+        scene: what is to be seen.
         ground: before the camera.
         faces: all that stands on it.
         panes: windows, which have colours but are the same thing as their walls.
-        weather: of the day.
     """
 
     def __init__(
-        self,
-        camera: Camera,
-        light: Light,
-        ground: GroundSeen,
-        faces: Faces,
-        panes: Sequence[Panes],
-        weather: Weather,
+        self, camera: Camera, light: Light, scene: Scene, ground: GroundSeen, faces: Faces, panes: Sequence[Panes]
     ) -> None:
         self.camera = camera
         self._light = light
+        self._scene = scene
         self._ground = ground
         self._faces = faces
         self._panes = panes
-        self._weather = weather
         self._outlines = faces.outlines(camera)
         # stable, so that the faces of an owner keep their order; windows come after their walls
         self._walls = [pane.wall for pane in panes]
@@ -77,6 +75,8 @@ class View:
         """Paint the picture: uint8 (height, width, 4) BGRA, C-contiguous, overwritten whole."""
         paint_sky(out[: self._ground.sky_rows], self.camera, self._light)
         self._ground.paint(out, self._light)
+        if self._light.night > _BEAMS_FROM:
+            paint_beams(out, self._scene.boxes, self.camera)
         words = self._colours()
         canvas = out.view(np.int32)[:, :, 0]
         outlines, panes, count = self._outlines, self._panes, len(self._outlines)
@@ -86,8 +86,8 @@ class View:
             elif (outline := outlines[index]) is not None:
                 cv2.fillConvexPoly(canvas, outline, words[index], cv2.LINE_8, SHIFT)
 
-        if self._weather.precipitation > 5.0:
-            paint_rain(out, self._weather)
+        if self._scene.weather.precipitation > 5.0:
+            paint_rain(out, self._scene.weather, self._scene.moment)
 
     def _colours(self) -> list[int]:
         """BGRA words of all faces, then of all panes, in light and haze."""
@@ -97,9 +97,9 @@ class View:
         bgr = faces.bgr * (faces.bright * (1.0 - fog))[:, None] + haze
         if self._panes:
             walls = self._walls
-            glass = (
-                np.full((len(walls), 3), _LIT_WINDOW) if light.night > 0.5 else 0.52 * bgr[walls] + 0.48 * haze[walls]
-            )
+            glass = 0.52 * bgr[walls] + 0.48 * haze[walls]
+            if light.night > 0.5:
+                glass[[pane.lit for pane in self._panes]] = _LIT_WINDOW
             bgr = np.concatenate([bgr, glass])
         colours: list[int] = pack_bgra(bgr).view(np.int32).tolist()
         return colours
