@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from zmqcarla.sim.blueprints import Label
 from zmqcarla.sim.camera import Camera, Plane, clip_near, rotations
+from zmqcarla.sim.moving import Lamp
 from zmqcarla.sim.raster import ROAD_BGR_HIGH, ROAD_BGR_LOW, ROAD_MAX_CHROMA
 from zmqcarla.sim.render import BOX_DTYPE, Kind, Renderer, Scene, Weather
 from zmqcarla.sim.roads import RoadMap
-from zmqcarla.sim.scenery import furniture, grow
+from zmqcarla.sim.scenery import furniture, grow, with_radius
 from zmqcarla.sim.town import TOWN_NAME, generate_town
 
 Image = NDArray[np.uint8]
@@ -43,7 +45,9 @@ def car_at(spawn: int, forward: float, aside: float = 0.0, braking: bool = False
         y + forward * math.sin(turn) + aside * math.cos(turn),
         z - 0.5 + 0.75,
     )
-    return np.array([(centre, (2.4, 1.0, 0.75), (0.0, yaw, 0.0), RED, Kind.CAR, braking, -1)], BOX_DTYPE)
+    lamps = int(Lamp.BRAKE) if braking else 0
+    car = (centre, (2.4, 1.0, 0.75), (0.0, yaw, 0.0), RED, Kind.CAR, lamps, -1, Label.CAR, 77, 0.0)
+    return with_radius(np.array([car], BOX_DTYPE))
 
 
 def nobody() -> NDArray[np.void]:
@@ -109,10 +113,10 @@ def test_the_ground_is_seen_where_a_point_on_it_is_projected(pose: tuple[float, 
 
 def test_polygons_are_cut_at_the_near_plane() -> None:
     square = np.array([[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, 0.0], [-1.0, 1.0, 0.0]])
-    kept = clip_near(square)
+    kept = clip_near(square.tolist())
     assert len(kept) == 4
-    assert kept[:, 0].min() == pytest.approx(0.15)
-    assert len(clip_near(square - (5.0, 0.0, 0.0))) == 0
+    assert min(corner[0] for corner in kept) == pytest.approx(0.15)
+    assert len(clip_near((square - (5.0, 0.0, 0.0)).tolist())) == 0
 
 
 def test_equal_calls_give_equal_bytes_also_from_another_renderer() -> None:

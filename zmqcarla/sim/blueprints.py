@@ -21,22 +21,37 @@ class AttributeType(IntEnum):
 
 
 class Label(IntEnum):
-    """Semantic tags (carla.CityObjectLabel), the ones that actors and obstacles carry."""
+    """Semantic tags (carla.CityObjectLabel)."""
 
     NONE = 0
+    ROADS = 1
+    SIDEWALKS = 2
     BUILDING = 3
+    WALLS = 4
+    FENCES = 5
     POLE = 6
     TRAFFIC_LIGHT = 7
     TRAFFIC_SIGN = 8
     VEGETATION = 9
+    TERRAIN = 10
+    SKY = 11
     PEDESTRIAN = 12
+    RIDER = 13
     CAR = 14
     TRUCK = 15
     BUS = 16
+    TRAIN = 17
     MOTORCYCLE = 18
     BICYCLE = 19
     STATIC = 20
     DYNAMIC = 21
+    OTHER = 22
+    WATER = 23
+    ROAD_LINES = 24
+    GROUND = 25
+    BRIDGE = 26
+    RAIL_TRACK = 27
+    GUARD_RAIL = 28
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zmqcarla.sim.geometry import rotation
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Point = Sequence[float]
 
 NEAR_M = 0.15
 SHIFT = 4
@@ -63,7 +68,7 @@ class Camera:
 
     def __init__(self, pose: Floats, fov_deg: float, width: int, height: int) -> None:
         self.position = np.asarray(pose[:3], np.float64)
-        self.axes: Floats = rotations(np.asarray(pose[3:6], np.float64)[None])[0].T
+        self.axes: Floats = np.array(rotation(float(pose[3]), float(pose[4]), float(pose[5]))).T
         self.width, self.height = width, height
         self.focal = width / (2.0 * math.tan(math.radians(fov_deg) / 2.0))
 
@@ -72,25 +77,47 @@ class Camera:
         seen: Floats = (points - self.position) @ self.axes.T
         return seen
 
-    def to_pixels(self, seen: Floats) -> NDArray[np.int32]:
-        """Fixed-point (column, row) of camera coordinates (..., 3) with X >= NEAR_M: int32 (..., 2)."""
-        return self.project(seen[..., 0], seen[..., 1], seen[..., 2])
+    def turned(self, corners: Floats) -> Floats:
+        """World points (3, ...) in camera coordinates, same shape."""
+        flat = self.axes @ corners.reshape(3, -1)
+        flat -= (self.axes @ self.position)[:, None]
+        return flat.reshape(corners.shape)
 
-    def project(self, x: Floats, y: Floats, z: Floats) -> NDArray[np.int32]:
-        """The same from separate coordinates, each (...): int32 (..., 2)."""
+    def may_see(self, seen: Floats, radius: Floats | float, far: Floats | float) -> NDArray[np.bool_]:
+        """Which spheres around camera coordinates (n, 3) may be in the picture: bool (n,)."""
+        spread = self.width / 2.0 / self.focal
+        depth, aside = seen[:, 0], np.abs(seen[:, 1]) - radius * math.sqrt(1.0 + spread * spread)
+        shown: NDArray[np.bool_] = (depth > -radius) & (depth < far) & (aside < depth * spread)
+        return shown
+
+    def to_pixels(self, seen: Floats) -> NDArray[np.int32]:
+        """Fixed-point (column, row) of camera coordinates (3,) or (n, 3) with X >= NEAR_M: int32 (2,) or (n, 2)."""
+        return self.project(np.moveaxis(seen, -1, 0))
+
+    def project(self, seen: Floats) -> NDArray[np.int32]:
+        """The same of (3, ...), axes turned round: int32 (reversed(...), 2), C-contiguous."""
         unit = float(1 << SHIFT)
-        scale = self.focal * unit / np.maximum(x, NEAR_M)
-        pixels = np.empty((*x.shape, 2), np.int32)
-        limit = FARTHEST_PIXEL * unit
-        across = scale * y + (self.width / 2.0 - 0.5) * unit
-        down = (self.height / 2.0 - 0.5) * unit - scale * z
-        pixels[..., 0] = np.minimum(np.maximum(across, -limit), limit)
-        pixels[..., 1] = np.minimum(np.maximum(down, -limit), limit)
-        return pixels
+        pixels = seen[1:] * (self.focal * unit / np.maximum(seen[0], NEAR_M))
+        pixels[1] *= -1.0
+        pixels[0] += (self.width / 2.0 - 0.5) * unit
+        pixels[1] += (self.height / 2.0 - 0.5) * unit
+        np.minimum(pixels, FARTHEST_PIXEL * unit, out=pixels)
+        np.maximum(pixels, -FARTHEST_PIXEL * unit, out=pixels)
+        return np.asarray(pixels.T, np.int32, order="C")
+
+    def normal_of(self, plane: Plane) -> tuple[float, float, float]:
+        """A normal of a plane in camera coordinates."""
+        forward, right, up = self.axes.tolist()
+        x, y = plane.slope_x, plane.slope_y
+        return (
+            forward[2] - forward[0] * x - forward[1] * y,
+            right[2] - right[0] * x - right[1] * y,
+            up[2] - up[0] * x - up[1] * y,
+        )
 
     def horizon_rows(self, plane: Plane) -> tuple[float, float]:
         """Rows of the plane's horizon at the left and right image border; the ground lies below (larger rows)."""
-        forward, right, up = (float(axis @ (-plane.slope_x, -plane.slope_y, 1.0)) for axis in self.axes)
+        forward, right, up = self.normal_of(plane)
         if up < 1e-3:  # the camera lies on its side or looks straight down: all ground, or no horizon worth drawing
             return (-1.0, -1.0) if forward < 0.0 else (self.height + 1.0, self.height + 1.0)
         middle = self.height / 2.0 - 0.5 + self.focal * forward / up
@@ -99,40 +126,47 @@ class Camera:
 
     def depths(self, plane: Plane, rows: Floats) -> Floats:
         """Forward distance (n,) at which the middle of each row (n,) meets the plane; below the horizon only."""
-        forward, _, up = (float(axis @ (-plane.slope_x, -plane.slope_y, 1.0)) for axis in self.axes)
-        fall = up * (rows - self.height / 2.0 + 0.5) / self.focal - forward
-        depths: Floats = (self.position[2] - plane.height) / np.maximum(fall, 1e-6)
+        forward, _, up = self.normal_of(plane)
+        fall = rows * (up / self.focal)
+        fall += up * (0.5 - self.height / 2.0) / self.focal - forward
+        depths: Floats = (float(self.position[2]) - plane.height) / np.maximum(fall, 1e-6)
         return depths
 
     def ground_homography(self, plane: Plane, origin_m: tuple[float, float], pixel_m: float) -> Floats:
         """3x3 matrix from image pixels to pixels of a raster of the ground."""
-        x0, y0, _ = self.position
-        left, top = origin_m[0] + pixel_m / 2.0 - x0, origin_m[1] + pixel_m / 2.0 - y0
-        drop = plane.height - float(self.position[2]) + plane.slope_x * left + plane.slope_y * top
-        to_world = np.array(
+        # the ray of pixel (column, row) is (1, across, upward) in camera axes; it meets the plane at distance
+        # drop / (normal . ray), where drop is the plane's height over the camera
+        (fx, fy, _), (rx, ry, _), (ux, uy, _) = self.axes.tolist()
+        forward, right, up = self.normal_of(plane)
+        x0, y0, z0 = self.position.tolist()
+        drop = plane.height - z0
+        across, upward = (self.width / 2.0 - 0.5) / self.focal, (self.height / 2.0 - 0.5) / self.focal
+        rows: list[list[float]] = []
+        # ray = (1, column / f - across, upward - row / f): coefficients of column, row and one
+        for f, r, u in ((fx, rx, ux), (fy, ry, uy), (forward, right, up)):
+            rows.append([r / self.focal, -u / self.focal, f - across * r + upward * u])
+        east, north, depth = rows
+        left, top = (x0 - origin_m[0]) / pixel_m - 0.5, (y0 - origin_m[1]) / pixel_m - 0.5
+        scale = drop / pixel_m
+        return np.array(
             [
-                [pixel_m, 0.0, left],
-                [0.0, pixel_m, top],
-                [plane.slope_x * pixel_m, plane.slope_y * pixel_m, drop],
+                [scale * e + left * d for e, d in zip(east, depth, strict=True)],
+                [scale * n + top * d for n, d in zip(north, depth, strict=True)],
+                depth,
             ]
         )
-        lens = np.array(
-            [
-                [self.width / 2.0 - 0.5, self.focal, 0.0],
-                [self.height / 2.0 - 0.5, 0.0, -self.focal],
-                [1.0, 0.0, 0.0],
-            ]
-        )
-        return np.asarray(np.linalg.inv(lens @ self.axes @ to_world), np.float64)
 
 
-def clip_near(polygon: Floats) -> Floats:
-    """The part of a polygon in camera coordinates (n, 3) with X >= NEAR_M, by Sutherland and Hodgman: (m, 3)."""
-    kept: list[Floats] = []
-    for start, end in zip(np.roll(polygon, 1, axis=0), polygon, strict=True):
+def clip_near(polygon: Sequence[Point]) -> list[Point]:
+    """The part of a polygon in camera coordinates with X >= NEAR_M, by Sutherland and Hodgman."""
+    kept: list[Point] = []
+    start = polygon[-1]
+    for end in polygon:
         inside = end[0] >= NEAR_M
         if inside != (start[0] >= NEAR_M):
-            kept.append(start + (end - start) * ((NEAR_M - start[0]) / (end[0] - start[0])))
+            share = (NEAR_M - start[0]) / (end[0] - start[0])
+            kept.append((NEAR_M, start[1] + (end[1] - start[1]) * share, start[2] + (end[2] - start[2]) * share))
         if inside:
             kept.append(end)
-    return np.array(kept).reshape(-1, 3)
+        start = end
+    return kept

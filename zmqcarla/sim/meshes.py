@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zmqcarla.sim.faces import CORNERS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,6 +39,7 @@ class Kind(IntEnum):
     LIGHT_HEAD = 8
     STOP_SIGN = 9
     YIELD_SIGN = 10
+    DECK = 11
 
 
 class Role(IntEnum):
@@ -54,13 +57,16 @@ class Role(IntEnum):
     SIGN_WHITE = 9
     TAIL_LAMP = 10
     HEAD_LAMP = 11
-    RED_LAMP = 12
-    YELLOW_LAMP = 13
-    GREEN_LAMP = 14
-    FRAME = 15
+    LEFT_BLINKER = 12
+    RIGHT_BLINKER = 13
+    RED_LAMP = 14
+    YELLOW_LAMP = 15
+    GREEN_LAMP = 16
+    FRAME = 17
 
 
-GLOWING = tuple(Role.TAIL_LAMP <= role <= Role.GREEN_LAMP for role in Role)
+GLOWING = np.array([Role.TAIL_LAMP <= role <= Role.GREEN_LAMP for role in Role])
+"""By role: whether it shines by itself."""
 
 
 @dataclass(slots=True)
@@ -128,6 +134,12 @@ def _wheels(mesh: Mesh, places: tuple[float, ...], radii: tuple[float, float]) -
             mesh.disc(x, side * 1.005, -1.0 + radii[1], radii, Role.DARK)
 
 
+def _blinkers(mesh: Mesh, z: tuple[float, float]) -> None:
+    for y, role in (((-0.98, -0.62), Role.LEFT_BLINKER), ((0.62, 0.98), Role.RIGHT_BLINKER)):
+        mesh.patch(-1.003, y, z, role)
+        mesh.patch(1.003, y, (z[0] - 0.14, z[1] - 0.14), role)
+
+
 def _car() -> Mesh:
     mesh = Mesh()
     mesh.shadow()
@@ -140,6 +152,7 @@ def _car() -> Mesh:
         mesh.patch(-1.0, y, (-0.16, 0.06), Role.TAIL_LAMP)
         mesh.patch(1.0, y, (-0.3, -0.12), Role.HEAD_LAMP)
     mesh.patch(1.0, (-0.45, 0.45), (-0.45, -0.22), Role.DARK)
+    _blinkers(mesh, (-0.28, -0.18))
     _cabin(mesh)
     return mesh
 
@@ -187,6 +200,7 @@ def _truck() -> Mesh:
     for lamp in ((-0.97, -0.7), (0.7, 0.97)):
         mesh.patch(-1.002, lamp, (-0.5, -0.25), Role.TAIL_LAMP)
         mesh.patch(1.002, lamp, (-0.5, -0.32), Role.HEAD_LAMP)
+    _blinkers(mesh, (-0.6, -0.52))
     for y in (-1.003, 1.003):
         window = [(-0.8, y, 0.2), (0.88, y, 0.2), (0.88, y, 0.72), (-0.8, y, 0.72)]
         mesh.face(window, Role.GLASS, (0.0, 0.0, 0.0))
@@ -224,6 +238,13 @@ def _box(role: Role, shadow: bool) -> Mesh:
     return mesh
 
 
+def _closed_box(role: Role) -> Mesh:
+    """A box with a bottom, for what is seen from below."""
+    mesh = _box(role, shadow=False)
+    mesh.face([(x, y, -1.0) for x, y in ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))], role, (0.0, 0.0, 0.0))
+    return mesh
+
+
 def _light_head() -> Mesh:
     mesh = _box(Role.DARK, shadow=False)
     for z, role in ((0.62, Role.RED_LAMP), (0.0, Role.YELLOW_LAMP), (-0.62, Role.GREEN_LAMP)):
@@ -254,6 +275,7 @@ MESHES: dict[Kind, Mesh] = {
     Kind.LIGHT_HEAD: _light_head(),
     Kind.STOP_SIGN: _sign(8, math.pi / 8, Role.SIGN_RED, Role.SIGN_WHITE),
     Kind.YIELD_SIGN: _sign(3, -math.pi / 2, Role.SIGN_WHITE, Role.SIGN_RED),
+    Kind.DECK: _closed_box(Role.BODY),
 }
 
 
@@ -261,8 +283,8 @@ class MeshTable:
     """The faces of all meshes padded to one size, so that mixed objects are handled in one numpy operation.
 
     Attributes:
-        corners: float64 (kinds, F, C, 3); the last corner repeated after the `counts`-th.
-        counts: intp (kinds, F), corners of each face.
+        corners: float64 (kinds, F, C, 3) with C = CORNERS; the last one repeated after the `counts`-th.
+        counts: intp (kinds, F), corners of each face; 0 where a kind has no more faces.
         normals: float64 (kinds, F, 3).
         offsets: float64 (kinds, F); a camera at c (in the cube's frame) sees a face when normal . c > offset.
         roles: intp (kinds, F).
@@ -272,19 +294,24 @@ class MeshTable:
     def __init__(self) -> None:
         meshes = [MESHES[kind] for kind in Kind]
         most_faces = max(len(mesh.faces) for mesh in meshes)
-        most_corners = max(len(face) for mesh in meshes for face in mesh.faces)
         shape = (len(meshes), most_faces)
-        self.corners = np.zeros((*shape, most_corners, 3))
+        self.corners = np.zeros((*shape, CORNERS, 3))
         self.counts = np.zeros(shape, np.intp)
         self.normals = np.zeros((*shape, 3))
         self.offsets = np.full(shape, np.inf)
         self.roles = np.zeros(shape, np.intp)
         for number, mesh in enumerate(meshes):
             for place, face in enumerate(mesh.faces):
-                self.corners[number, place] = [*face, *[face[-1]] * (most_corners - len(face))]
+                self.corners[number, place] = [*face, *[face[-1]] * (CORNERS - len(face))]
                 self.counts[number, place] = len(face)
                 self.normals[number, place] = mesh.normals[place]
                 self.offsets[number, place] = self.normals[number, place] @ face[0]
                 self.roles[number, place] = mesh.roles[place]
-        self.fine = np.isin(self.roles, (Role.DARK, Role.PLATE, Role.HEAD_LAMP, Role.SHADOW, Role.FRAME))
+        self.fine = np.isin(self.roles, _DETAILS)
         self.fine[Kind.LIGHT_HEAD] = False
+
+
+_DETAILS = (
+    Role.DARK, Role.PLATE, Role.HEAD_LAMP, Role.SHADOW, Role.FRAME, Role.LEFT_BLINKER, Role.RIGHT_BLINKER,
+)  # fmt: skip
+TABLE = MeshTable()

@@ -8,11 +8,13 @@ and the camera's buffer has four.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
 
+from zmqcarla.sim.blueprints import Label
 from zmqcarla.sim.opendrive import DRIVABLE, RoadObject
 
 if TYPE_CHECKING:
@@ -48,6 +50,16 @@ _MEDIAN: Colour = (62, 118, 92, 255)
 _WHITE: Colour = (222, 222, 222, 255)
 _YELLOW: Colour = (30, 170, 215, 255)
 GRASS: Colour = (58, 112, 84, 255)
+
+_LABELS = {
+    _ASPHALT: int(Label.ROADS),
+    _GUTTER: int(Label.ROADS),
+    _SIDEWALK: int(Label.SIDEWALKS),
+    _KERB: int(Label.SIDEWALKS),
+    _MEDIAN: int(Label.TERRAIN),
+    _WHITE: int(Label.ROAD_LINES),
+    _YELLOW: int(Label.ROAD_LINES),
+}
 
 _DASH_M = 3.0
 _DASH_GAP_M = 4.5
@@ -105,10 +117,16 @@ class GroundRaster:
     """A map's ground from above.
 
     Attributes:
-        levels: uint8 (rows, columns, 4) BGRA images, each half the size of the one before.
+        atlas: uint8 (rows, columns * 3 / 2, 4) BGRA: all levels in one image, the first at its left.
+        levels: uint8 (rows, columns, 4) images, each half the size of the one before; parts of the atlas.
+        corners: Place (column, row) of each level in the atlas.
+        labels: uint8, the semantic tags of levels[0], made when first asked for.
+        beyond: Semantic tag of what lies outside.
         pixel_m: Edge of a pixel of levels[0].
         origin_m: CARLA-frame (x, y) of the outer corner of pixel (0, 0); columns run along +x, rows along +y.
     """
+
+    beyond = int(Label.TERRAIN)
 
     def __init__(self, road_map: RoadMap) -> None:
         min_x, min_y, max_x, max_y = road_map.bounds_m
@@ -117,29 +135,61 @@ class GroundRaster:
         self.origin_m = (min_x - MARGIN_M, min_y - MARGIN_M)
         # whole multiples of the coarsest pixel, so that every level covers exactly the same ground
         rows, columns = (math.ceil(side / self.pixel_m / _COARSEST) * _COARSEST for side in (height, width))
-        self._image = self._grass(rows, columns)
-        self._paint_surfaces(road_map)
-        self._close_gaps(road_map.strips)
-        self._paint_marks(road_map.strips)
-        self._paint_objects(item for road in road_map.document.roads.values() for item in road.objects)
+        self._map = road_map
+        self.atlas = np.zeros((rows, columns * 3 // 2, 4), np.uint8)
+        self._image = self.atlas[:, :columns]
+        self._as_labels = False
+        self._plant_grass()
+        self._paint_all()
         self._grain()
-        self.levels = [self._image]
+        self.levels, self.corners = [self._image], [(0, 0)]
+        top = 0
         for _ in range(_LEVELS - 1):
             above = self.levels[-1]
-            size = above.shape[1] // 2, above.shape[0] // 2
-            self.levels.append(np.asarray(cv2.resize(above, size, interpolation=cv2.INTER_AREA), np.uint8))
+            height, width = above.shape[0] // 2, above.shape[1] // 2
+            part = self.atlas[top : top + height, columns : columns + width]
+            cv2.resize(above, (width, height), dst=part, interpolation=cv2.INTER_AREA)
+            self.levels.append(part)
+            self.corners.append((columns, top))
+            top += height
 
-    def _grass(self, rows: int, columns: int) -> Image:
+    @cached_property
+    def labels(self) -> Image:
+        """See the class."""
+        seen = self._image
+        self._image, self._as_labels = np.full(seen.shape[:2], self.beyond, np.uint8), True
+        self._paint_all()
+        labels, self._image, self._as_labels = self._image, seen, False
+        return labels
+
+    def labels_at(self, xy_m: Floats) -> NDArray[np.uint8]:
+        """Semantic tag at world places (n, 2): uint8 (n,)."""
+        place = ((xy_m - self.origin_m) / self.pixel_m).astype(np.intp)
+        rows, columns = self.labels.shape
+        inside = ((place >= 0) & (place < (columns, rows))).all(axis=1)
+        at = np.where(inside, place[:, 1] * columns + place[:, 0], 0)
+        return np.where(inside, self.labels.ravel()[at], self.beyond).astype(np.uint8)
+
+    def _paint_all(self) -> None:
+        self._paint_surfaces(self._map)
+        self._close_gaps(self._map.strips)
+        self._paint_marks(self._map.strips)
+        self._paint_objects(item for road in self._map.document.roads.values() for item in road.objects)
+
+    def _ink(self, colour: Colour) -> tuple[Colour | int, int]:
+        """What to paint a colour with, and the kind of line: the colour itself, smooth; or its label."""
+        return (_LABELS[colour], cv2.LINE_8) if self._as_labels else (colour, cv2.LINE_AA)
+
+    def _plant_grass(self) -> None:
         """A field of grass with soft patches."""
-        image = np.empty((rows, columns, 4), np.uint8)
+        rows, columns = self._image.shape[:2]
         tile = _noise(512, coarse=32, fine=4)
         patches = np.clip(np.array(GRASS[:3]) + tile[:, :, None] * np.array([8, 13, 9]), 0, 255)
         tile_bgra = np.dstack([patches, np.full((512, 512), 255)]).astype(np.uint8)
         for top in range(0, rows, 512):
             for left in range(0, columns, 512):
-                part = image[top : top + 512, left : left + 512]
+                part = self._image[top : top + 512, left : left + 512]
                 part[:] = tile_bgra[: part.shape[0], : part.shape[1]]
-        return image
 
     def _grain(self) -> None:
         """Fine grain over everything: it lets the eye see motion on plain asphalt."""
@@ -156,12 +206,15 @@ class GroundRaster:
         return np.asarray(np.round(place * (1 << _SHIFT)), np.int32)
 
     def _fill(self, outlines: Iterable[Floats], colour: Colour) -> None:
+        ink, smooth = self._ink(colour)
         for outline in outlines:
-            cv2.fillPoly(self._image, [self._pixels(outline)], colour, cv2.LINE_AA, _SHIFT)
+            cv2.fillPoly(self._image, [self._pixels(outline)], cast("Any", ink), smooth, _SHIFT)
 
     def _draw(self, lines: Sequence[Floats], colour: Colour, width_m: float) -> None:
         thick = max(1, round(width_m / self.pixel_m))
-        cv2.polylines(self._image, [self._pixels(x) for x in lines], False, colour, thick, cv2.LINE_AA, _SHIFT)
+        ink, smooth = self._ink(colour)
+        pixels = [self._pixels(line) for line in lines]
+        cv2.polylines(self._image, pixels, False, cast("Any", ink), thick, smooth, _SHIFT)
 
     def _paint_surfaces(self, road_map: RoadMap) -> None:
         """All lane surfaces, lower roads first where bridges cross."""
@@ -185,12 +238,13 @@ class GroundRaster:
         for strip in strips:
             if strip.lane.lane_id and _surface_colour(strip) is not None:
                 cv2.fillPoly(paved, [self._pixels(strip.outline_m) // 4], 255, cv2.LINE_8, _SHIFT)
+        ink = cast("Any", self._ink(_ASPHALT)[0])
         contours, tree = cv2.findContours(paved, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         for contour, links in zip(contours, np.asarray(tree).reshape(-1, 4), strict=True):
             if links[3] >= 0 and cv2.contourArea(contour) * coarse_m**2 < _LARGEST_GAP_M2:
                 outline = np.asarray(contour, np.int32) * 4 + 2
-                cv2.fillPoly(self._image, [outline], _ASPHALT)
-                cv2.polylines(self._image, [outline], True, _ASPHALT, 4)
+                cv2.fillPoly(self._image, [outline], ink)
+                cv2.polylines(self._image, [outline], True, ink, 4)
 
     def _paint_marks(self, strips: Iterable[LaneStrip]) -> None:
         by_colour: dict[Colour, list[Floats]] = {_WHITE: [], _YELLOW: []}

@@ -32,12 +32,25 @@ BOX_DTYPE = np.dtype(
         ("rotation", np.float64, 3),
         ("bgr", np.uint8, 3),
         ("kind", np.uint8),
-        ("braking", np.bool_),
+        ("lamps", np.uint8),
         ("signal", np.int16),
-    ]
+        ("label", np.uint8),
+        ("actor", np.uint32),
+        ("radius", np.float64),
+    ],
+    align=True,
 )
 """One oriented box. centre (x, y, z) and half sizes in metres, rotation (pitch, yaw, roll) in degrees, all in CARLA's
-frame; bgr is the colour of its body; kind a `Kind`; signal the index of its signal in RoadMap.signals or -1."""
+frame; bgr is the colour of its body; kind a `Kind`; lamps the shining ones as bits of `moving.Lamp`; signal the index
+of its signal in RoadMap.signals or -1; label and actor an actor's semantic tag and id, 0 for what the map brings
+along; radius that of the sphere around it, which `with_radius` fills in."""
+
+
+def with_radius(boxes: NDArray[np.void]) -> NDArray[np.void]:
+    """The boxes, each with its radius."""
+    boxes["radius"] = np.linalg.norm(boxes["half"], axis=1)
+    return boxes
+
 
 TREE_DTYPE = np.dtype([("foot", np.float64, 3), ("height", np.float64), ("radius", np.float64), ("bgr", np.uint8, 3)])
 
@@ -121,7 +134,7 @@ def _house(
     yaw = math.degrees(math.atan2(facing[1], facing[0]))
     half = (half_deep, half_along, tall / 2 + 0.5)
     centre = (x, y, float(place[2]) + tall / 2 - 0.5)
-    return centre, half, (0.0, yaw, 0.0), chance.choice(_FACADES), int(Kind.HOUSE), False, -1
+    return centre, half, (0.0, yaw, 0.0), chance.choice(_FACADES), int(Kind.HOUSE), 0, -1, 0, 0, 0.0
 
 
 def _tree(chance: random.Random, plot: _Plot, place: Floats, out: Floats, urban: bool) -> tuple[object, ...] | None:
@@ -152,7 +165,7 @@ def grow(road_map: RoadMap, seed: int = 0) -> tuple[NDArray[np.void], NDArray[np
         for index in range(chance.randrange(8), len(line), 9 if urban else 14):
             tree = _tree(chance, plot, line[index], out[index], urban)
             trees += [tree] if tree else []
-    return np.array(houses, BOX_DTYPE), np.array(trees, TREE_DTYPE)
+    return with_radius(np.array(houses, BOX_DTYPE)), np.array(trees, TREE_DTYPE)
 
 
 _POLE_BGR = (70, 74, 66)
@@ -174,7 +187,7 @@ def _light(signal: Signal, index: int) -> Iterator[tuple[object, ...]]:
             y + aside * right[1] + ahead * math.sin(turn),
             z + up,
         )
-        return centre, half, rotation, _POLE_BGR, int(kind), False, index if kind == Kind.LIGHT_HEAD else -1
+        return centre, half, rotation, _POLE_BGR, int(kind), 0, index if kind == Kind.LIGHT_HEAD else -1, 0, 0, 0.0
 
     yield part(0.0, 2.9, (0.09, 0.09, 2.9), Kind.POLE)
     yield part(reach / 2, 5.75, (0.06, abs(reach) / 2, 0.06), Kind.POLE)
@@ -188,8 +201,8 @@ def _sign(signal: Signal, index: int) -> Iterator[tuple[object, ...]]:
     rotation = (0.0, signal.pole_yaw_deg, 0.0)
     kind = Kind.STOP_SIGN if signal.type_id == "traffic.stop" else Kind.YIELD_SIGN
     plate = (x + 0.08 * math.cos(turn), y + 0.08 * math.sin(turn), z + 2.35)
-    yield (x, y, z + 1.2), (0.04, 0.04, 1.2), rotation, _POLE_BGR, int(Kind.POLE), False, -1
-    yield plate, (0.02, 0.42, 0.42), rotation, _POLE_BGR, int(kind), False, index
+    yield (x, y, z + 1.2), (0.04, 0.04, 1.2), rotation, _POLE_BGR, int(Kind.POLE), 0, -1, 0, 0, 0.0
+    yield plate, (0.02, 0.42, 0.42), rotation, _POLE_BGR, int(kind), 0, index, 0, 0, 0.0
 
 
 def furniture(road_map: RoadMap) -> NDArray[np.void]:
@@ -198,4 +211,4 @@ def furniture(road_map: RoadMap) -> NDArray[np.void]:
     for index, signal in enumerate(road_map.signals):
         make = _light if signal.type_id == "traffic.traffic_light" else _sign
         parts.extend(make(signal, index))
-    return np.array(parts, BOX_DTYPE)
+    return with_radius(np.array(parts, BOX_DTYPE))

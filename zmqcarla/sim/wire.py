@@ -33,9 +33,16 @@ class StreamType(IntEnum):
     """The first word of every stream message (CARLA 0.9.16's numbering)."""
 
     COLLISION = 0
+    DEPTH = 1
     GNSS = 4
     IMU = 5
+    OBSTACLE = 7
+    RADAR = 9
+    SEMANTIC_LIDAR = 10
+    LIDAR = 11
     RGB = 13
+    SEMANTIC = 14
+    INSTANCE = 15
     WORLD = 17
 
 
@@ -275,3 +282,19 @@ def imu_body(acceleration: Sequence[float], gyroscope: Sequence[float], compass_
 def collision_body(actor: list[Any], other: list[Any], impulse: Sequence[float]) -> bytes:
     """Body of a collision event: two serialised actors and the impulse on the first, world frame, N s."""
     return pack([actor, other, list(impulse)])
+
+
+def obstacle_body(actor: list[Any], other: list[Any], distance_m: float) -> bytes:
+    """Body of an obstacle event: two serialised actors and the distance between them."""
+    return pack([actor, other, distance_m])
+
+
+def lidar_head(angle_rad: float, counts: Sequence[int]) -> bytes:
+    """Body prefix of a lidar measurement: angle that the lasers have reached, and points by channel; points follow.
+
+    A point is four float32 x, y, z, intensity; that of a semantic lidar a `SEMANTIC_POINT`. Sensor frame, m.
+    """
+    return struct.pack(f"<fI{len(counts)}I", angle_rad, len(counts), *counts)
+
+
+SEMANTIC_POINT = np.dtype([("place", "<f4", 3), ("cosine", "<f4"), ("actor", "<u4"), ("label", "<u4")])

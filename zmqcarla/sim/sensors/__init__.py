@@ -1,16 +1,30 @@
-"""Sensors that the server measures, by blueprint id."""
+"""Sensors that the server measures, by blueprint id. sensor.other.lane_invasion lives in the client."""
 
 from zmqcarla.sim.sensors.base import Measuring
-from zmqcarla.sim.sensors.camera import RgbCamera
 from zmqcarla.sim.sensors.collision import CollisionSensor
+from zmqcarla.sim.sensors.depth import DepthCamera
 from zmqcarla.sim.sensors.gnss import GnssSensor
 from zmqcarla.sim.sensors.imu import ImuSensor
+from zmqcarla.sim.sensors.instance import InstanceCamera
+from zmqcarla.sim.sensors.lidar import Lidar
+from zmqcarla.sim.sensors.obstacle import ObstacleSensor
+from zmqcarla.sim.sensors.radar import Radar
+from zmqcarla.sim.sensors.rgb import RgbCamera
+from zmqcarla.sim.sensors.semantic import SemanticCamera
+from zmqcarla.sim.sensors.semantic_lidar import SemanticLidar
 
 SENSORS: dict[str, type[Measuring]] = {
+    "sensor.camera.depth": DepthCamera,
+    "sensor.camera.instance_segmentation": InstanceCamera,
     "sensor.camera.rgb": RgbCamera,
+    "sensor.camera.semantic_segmentation": SemanticCamera,
+    "sensor.lidar.ray_cast": Lidar,
+    "sensor.lidar.ray_cast_semantic": SemanticLidar,
     "sensor.other.collision": CollisionSensor,
     "sensor.other.gnss": GnssSensor,
     "sensor.other.imu": ImuSensor,
+    "sensor.other.obstacle": ObstacleSensor,
+    "sensor.other.radar": Radar,
 }
 
 __all__ = ["SENSORS", "Measuring"]

@@ -1,5 +1,6 @@
-"""sensor.camera.rgb: a picture of the world, drawn only while somebody listens."""
+"""What all cameras share: a picture of the world, drawn only while somebody listens."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,14 +11,19 @@ from numpy.typing import NDArray
 from zmqcarla.sim import wire
 from zmqcarla.sim.sensors.base import Body, Measuring
 from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.view import View
 from zmqcarla.sim.world import World
+
+_LARGEST_PX = 8192
 
 
 @dataclass(eq=False, slots=True)
-class RgbCamera(Measuring):
-    """Draws into one buffer that it keeps: the kernel has copied it before the next frame is drawn."""
+class Camera(Measuring):
+    """Draws into one buffer that it keeps: the kernel has copied it before the next frame is drawn.
 
-    KIND: ClassVar[wire.StreamType] = wire.StreamType.RGB
+    Cameras at one place with one lens share what the studio has worked out, and agree pixel by pixel.
+    """
+
     SLOW: ClassVar[bool] = True
     _image: NDArray[np.uint8] = field(init=False)
     _head: bytes = b""
@@ -26,8 +32,9 @@ class RgbCamera(Measuring):
     def __post_init__(self) -> None:
         # not super(): a slots dataclass is a new class, which super() without arguments does not know
         Measuring.__post_init__(self)
-        width, height = int(self.number("image_size_x", 800)), int(self.number("image_size_y", 600))
-        self._fov_deg = self.number("fov", 90.0)
+        width = int(self.setting("image_size_x", 800, 1, _LARGEST_PX))
+        height = int(self.setting("image_size_y", 600, 1, _LARGEST_PX))
+        self._fov_deg = self.setting("fov", 90.0, 1e-3, 179.9)
         self._image = np.zeros((height, width, 4), np.uint8)
         self._head = wire.image_head(width, height, self._fov_deg)
 
@@ -36,5 +43,10 @@ class RgbCamera(Measuring):
         if world.settings.no_rendering:
             self._image[:] = 0, 0, 0, 255
         else:
-            studio.paint(world, self._image, world.table.pose(self.row), self._fov_deg)
+            height, width = self._image.shape[:2]
+            self.draw(studio.view(world, world.table.pose(self.row), self._fov_deg, width, height), self._image)
         yield (self._head, self._image.data.cast("B"))
+
+    @abstractmethod
+    def draw(self, view: View, out: NDArray[np.uint8]) -> None:
+        """Draw a view: uint8 (height, width, 4), BGRA, overwritten."""

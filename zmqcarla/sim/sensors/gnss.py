@@ -14,6 +14,7 @@ from zmqcarla.sim.studio import Studio
 from zmqcarla.sim.world import World
 
 _location = cast(Any, carla).Location
+_MOST = 1e9
 
 
 @dataclass(eq=False, slots=True)
@@ -33,8 +34,11 @@ class GnssSensor(Measuring):
         self._stddev = self._triple("stddev")
 
     def _triple(self, what: str) -> Vector:
-        latitude, longitude = self.number(f"noise_lat_{what}", 0.0), self.number(f"noise_lon_{what}", 0.0)
-        return (latitude, longitude, self.number(f"noise_alt_{what}", 0.0))
+        latitude, longitude = (
+            self.setting(f"noise_lat_{what}", 0.0, -_MOST, _MOST),
+            self.setting(f"noise_lon_{what}", 0.0, -_MOST, _MOST),
+        )
+        return (latitude, longitude, self.setting(f"noise_alt_{what}", 0.0, -_MOST, _MOST))
 
     def measure(self, world: World, studio: Studio) -> Iterable[Body]:
         """One message."""

@@ -13,6 +13,8 @@ from zmqcarla.sim.studio import Studio
 from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2
 from zmqcarla.sim.world import World
 
+_MOST = 1e9
+
 
 @dataclass(eq=False, slots=True)
 class ImuSensor(Measuring):
@@ -33,7 +35,11 @@ class ImuSensor(Measuring):
         self._gyro_bias = self._triple("noise_gyro_bias")
 
     def _triple(self, name: str) -> Vector:
-        return (self.number(f"{name}_x", 0.0), self.number(f"{name}_y", 0.0), self.number(f"{name}_z", 0.0))
+        return (
+            self.setting(f"{name}_x", 0.0, -_MOST, _MOST),
+            self.setting(f"{name}_y", 0.0, -_MOST, _MOST),
+            self.setting(f"{name}_z", 0.0, -_MOST, _MOST),
+        )
 
     def _noise(self, stddev: Vector) -> list[float]:
         return [self._random.gauss(0.0, sigma) if sigma else 0.0 for sigma in stddev]
