@@ -57,6 +57,7 @@ class Watch:
     place: Any = None
     light: Any = None
     red_since_s: float = 0.0
+    red_place: Any = None
     hits: dict[int, float] = field(default_factory=dict[int, float])
 
 
@@ -127,11 +128,13 @@ class Soak:
             old, watch.light = watch.light, None
             if old is not None and old.get_state() == carla.TrafficLightState.Red:
                 waited = self.now_s - watch.red_since_s
-                if waited > RED_GRACE_S and watch.actor.get_velocity().length() > RED_PASS_MPS:
+                passes = watch.actor.get_velocity().length() > RED_PASS_MPS
+                # who stood beyond the line, behind others, when it became red may leave the junction
+                if waited > RED_GRACE_S and passes and not self.map.get_waypoint(watch.red_place).is_junction:
                     self.reds.append(f"{watch.kind} {watch.actor.id} at {self.now_s:.1f} s, light {old.id}")
             return
         if light.get_state() != carla.TrafficLightState.Red or watch.light is None:
-            watch.red_since_s = self.now_s
+            watch.red_since_s, watch.red_place = self.now_s, watch.actor.get_location()
         watch.light = light
 
     def _look(self, watch: Watch) -> None:
