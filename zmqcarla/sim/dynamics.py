@@ -124,6 +124,7 @@ class _Terms:
     grip_squared: Number
     least: Number
     steer: Number
+    steer_tan: Number
     turn_per_m: Number
     front_m: Number
     rear_m: Number
@@ -140,7 +141,7 @@ class _Terms:
 def _terms(ops: Operations, u: Inputs, h: float) -> _Terms:
     grip, base = u.grip_mps2, u.front_m + u.rear_m
     drive = ops.maximum(ops.minimum(u.drive_mps2, grip), -grip)
-    squared, steer_cos = grip * grip, ops.cos(u.steer_rad)
+    squared, steer_cos, steer_tan = grip * grip, ops.cos(u.steer_rad), ops.tan(u.steer_rad)
     return _Terms(
         push=(drive + u.slope_mps2) * h,
         drag=u.drag_per_m * h,
@@ -150,7 +151,8 @@ def _terms(ops: Operations, u: Inputs, h: float) -> _Terms:
         grip_squared=squared,
         least=squared * 0.1 + 1e-18,
         steer=u.steer_rad,
-        turn_per_m=ops.tan(u.steer_rad) / base,
+        steer_tan=steer_tan,
+        turn_per_m=steer_tan / base,
         front_m=u.front_m,
         rear_m=u.rear_m,
         rate_limit=grip * h * base / (2 * u.gyration_m2),
@@ -196,6 +198,8 @@ def _substep(ops: Operations, t: _Terms, h: float, state: State) -> State:
     share = ops.maximum(ops.minimum((after - t.least_mps) / BLEND_SPAN_MPS, 1.0), 0.0)
     side = rolled_side + share * (slid_side - rolled_side)
     rate = rolled_rate + share * (slid_rate - rolled_rate)
+    # turned wheels push back as well as sideways
+    after = after - share * front * t.steer_tan
 
     world_vx = cos * after - sin * side
     world_vy = sin * after + cos * side

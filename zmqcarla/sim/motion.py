@@ -116,7 +116,7 @@ class Motion:
         cos, sin = math.cos(yaw), math.sin(yaw)
         ahead = cos * vx + sin * vy
         if vehicle.ackermann is not None:
-            _ackermann(vehicle, pedals, ahead)
+            _ackermann(vehicle, vehicle.ackermann, pedals, ahead, delta_s)
         gear = gear_of(SCALAR, vehicle.model, pedals, ahead)
         held = vehicle.constant_mps
         if held is not None:
@@ -194,7 +194,8 @@ class Motion:
             going.append((walker, [before[0] + vx * delta_s, before[1] + vy * delta_s, before[2], yaw], (vx, vy, rise)))
         if not going:
             return
-        xy = np.array([place[:2] for _, place, _ in going])
+        # rounded as in the record, so that whoever starts from it finds the same ground
+        xy = np.array([place[:2] for _, place, _ in going], np.float32).astype(np.float64)
         heights = self._ground.heights_m(xy, np.array([place[2] for _, place, _ in going])).tolist()
         for (walker, (x, y, z, yaw), (vx, vy, vz)), ground in zip(going, heights, strict=True):
             stand = ground + walker.shape.extent_m[2]
@@ -231,20 +232,31 @@ def _rounded(pose: Pose) -> Pose:
     return wire.POSE.unpack(wire.POSE.pack(*pose))
 
 
-def _ackermann(vehicle: Vehicle, pedals: Pedals, speed: float) -> None:
-    """Pedals that go after a target of steering angle (rad) and speed (m/s)."""
-    assert vehicle.ackermann is not None
-    steer, _, target, limit, _ = vehicle.ackermann
+def _ackermann(vehicle: Vehicle, target: list[float], pedals: Pedals, speed_mps: float, delta_s: float) -> None:
+    """Pedals that go after a target, from the pedals of the last tick.
+
+    Args:
+        vehicle: whose gains and limits count.
+        target: steering angle (rad), its rate (rad/s, 0: at once), speed (m/s), acceleration (m/s2, 0: any), jerk.
+        pedals: changed in place.
+        speed_mps: along the vehicle.
+        delta_s: length of the tick.
+    """
+    steer, steer_rate, speed, limit, _ = target
     gain = vehicle.ackermann_gains[0] + vehicle.ackermann_gains[2]
-    wanted = (target - speed) * 10 * gain
+    wanted = (speed - speed_mps) * 10 * gain
     if limit > 0.0:
         wanted = max(-limit, min(limit, wanted))
-    full = max(vehicle.model.drive_rows[0][0], 0.1)
-    backwards = target < 0.0 and speed < 0.1
+    full, _, lock = vehicle.model.powertrain(0, speed_mps)
+    backwards = speed < 0.0 and speed_mps < 0.1
     push = -wanted if backwards else wanted
     pedals.reverse = backwards
     pedals.manual = False
-    pedals.throttle = max(0.0, min(1.0, push / full))
+    pedals.throttle = max(0.0, min(1.0, push / max(full, 0.1)))
     pedals.brake = max(0.0, min(1.0, -push / max(vehicle.model.brake_mps2, 0.1)))
     pedals.hand_brake = False
-    pedals.steer = max(-1.0, min(1.0, steer / max(vehicle.model.steer_row[0], 1e-3)))
+    wheel = max(-1.0, min(1.0, steer / max(lock, 1e-3)))
+    if steer_rate > 0.0:
+        step = steer_rate * delta_s / max(lock, 1e-3)
+        wheel = max(pedals.steer - step, min(pedals.steer + step, wheel))
+    pedals.steer = wheel
