@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from zmqcarla.sim.bridges import DEEP_M
 from zmqcarla.sim.camera import NEAR_M, SHIFT, Camera, clip_near
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 _RINGS_M = np.concatenate([[0.0], 0.8 * 1.19 ** np.arange(36.0)])
 _SECTOR_DEG = 4.5
-_EYE_M = 1.5
 _SHARPNESS = 0.15
 _HAZE_STEPS = 1000
+_STEEP = 0.8
+_CLIFF_BGR = (98, 122, 118, 255)
 
 
 class Hills:
@@ -42,8 +44,37 @@ class Hills:
 
     def __init__(self, road_map: RoadMap, raster: GroundRaster, camera: Camera) -> None:
         self._raster, self._camera = raster, camera
-        self._corners = camera.turned(_grid(road_map, camera))
+        self._grid = _grid(road_map, camera)
+        self._corners = camera.turned(self._grid)
         self.sky_rows = camera.height
+
+    def may_show(self, shown: NDArray[np.bool_], places: Floats, tall_m: Floats) -> NDArray[np.bool_]:
+        """See `GroundSeen`. What shows its top is seen whole, though the hill hides its foot."""
+        picked = np.flatnonzero(shown)
+        away = places[picked] - self._camera.position
+        distance = np.hypot(away[:, 0], away[:, 1])
+        ring = np.searchsorted(_RINGS_M, distance) - 2
+        start, step = self._angles
+        turn = np.mod(np.arctan2(away[:, 1], away[:, 0]) - start, 2.0 * math.pi) / step
+        sector = np.minimum(turn + 0.5, self._grid.shape[2] - 1).astype(np.intp)
+        top = (away[:, 2] + np.broadcast_to(tall_m, shown.shape)[picked]) / np.maximum(distance, 1.0)
+        hidden = (ring > 0) & (top < self._horizons[np.maximum(ring, 0), sector])
+        clear: NDArray[np.bool_] = np.array(shown)
+        clear[picked[hidden]] = False
+        return clear
+
+    @cached_property
+    def _angles(self) -> tuple[float, float]:
+        """Azimuth of the first sector, and from one to the next, rad."""
+        x, y = self._grid[0, -1] - self._camera.position[0], self._grid[1, -1] - self._camera.position[1]
+        angles = np.arctan2(y, x)
+        return float(angles[0]), float(np.mod(angles[1] - angles[0], 2.0 * math.pi))
+
+    @cached_property
+    def _horizons(self) -> Floats:
+        """Steepest slope from the camera to the ground up to each ring: float64 (rings, sectors)."""
+        rise = (self._grid[2] - self._camera.position[2]) / np.maximum(_RINGS_M, 1.0)[:, None]
+        return np.asarray(np.maximum.accumulate(rise, axis=0), np.float64)
 
     @cached_property
     def _visible(self) -> Floats:
@@ -143,8 +174,17 @@ class Hills:
         column = column * share + np.take(corners[:, 0], numbers)
         row = row * share + np.take(corners[:, 1], numbers)
         ground = np.asarray(cv2.remap(raster.atlas, column, row, cv2.INTER_LINEAR), np.uint8)
+        steep = self._steep(normals)
+        if steep.any():
+            cliffs = np.take(np.concatenate([[False], steep]), numbers)
+            ground[cliffs] = _CLIFF_BGR
         _tone(ground, light, depth)
         np.copyto(out.view(np.uint32)[first:, :, 0], ground.view(np.uint32)[:, :, 0], where=numbers > 0)
+
+    def _steep(self, normals: Floats) -> NDArray[np.bool_]:
+        """Which quads are banks and retaining walls, on which the raster would be drawn out: bool (n,)."""
+        up = self._camera.axes[:, 2] @ normals
+        return np.asarray(np.abs(up) < _STEEP * np.linalg.norm(normals, axis=0), np.bool_)
 
     def labels(self) -> Image:
         """See `GroundSeen`."""
@@ -173,8 +213,8 @@ def _grid(road_map: RoadMap, camera: Camera) -> Floats:
     grid[0] = camera.position[0] + _RINGS_M[:, None] * np.cos(angles)
     grid[1] = camera.position[1] + _RINGS_M[:, None] * np.sin(angles)
     points = np.stack([grid[0].ravel(), grid[1].ravel()], axis=-1)
-    near_z = np.full(len(points), camera.position[2] - _EYE_M)
-    grid[2] = road_map.heights_m(points, near_z).reshape(grid.shape[1:])
+    # what lies lowest: bridges are things, see bridges.py
+    grid[2] = road_map.heights_m(points, np.full(len(points), DEEP_M)).reshape(grid.shape[1:])
     return grid
 
 

@@ -50,7 +50,8 @@ FACE_LABELS[Kind.HOUSE] = Label.BUILDING
 FACE_LABELS[Kind.POLE] = Label.POLE
 FACE_LABELS[Kind.LIGHT_HEAD] = Label.TRAFFIC_LIGHT
 FACE_LABELS[[Kind.STOP_SIGN, Kind.YIELD_SIGN]] = Label.TRAFFIC_SIGN
-FACE_LABELS[Kind.DECK] = Label.BRIDGE
+FACE_LABELS[Kind.DECK] = Label.ROADS
+FACE_LABELS[Kind.DECK_LINE] = Label.ROAD_LINES
 """Semantic tag of the map's own things; actors carry theirs in their blueprints."""
 
 

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     STOP_SIGN = 9
     YIELD_SIGN = 10
     DECK = 11
+    DECK_LINE = 12
 
 
 class Role(IntEnum):
@@ -245,6 +246,13 @@ def _closed_box(role: Role) -> Mesh:
     return mesh
 
 
+def _lid(role: Role) -> Mesh:
+    """Only the top of a box."""
+    mesh = Mesh()
+    mesh.face([(x, y, 1.0) for x, y in ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))], role, (0.0, 0.0, 0.0))
+    return mesh
+
+
 def _light_head() -> Mesh:
     mesh = _box(Role.DARK, shadow=False)
     for z, role in ((0.62, Role.RED_LAMP), (0.0, Role.YELLOW_LAMP), (-0.62, Role.GREEN_LAMP)):
@@ -276,6 +284,7 @@ MESHES: dict[Kind, Mesh] = {
     Kind.STOP_SIGN: _sign(8, math.pi / 8, Role.SIGN_RED, Role.SIGN_WHITE),
     Kind.YIELD_SIGN: _sign(3, -math.pi / 2, Role.SIGN_WHITE, Role.SIGN_RED),
     Kind.DECK: _closed_box(Role.BODY),
+    Kind.DECK_LINE: _lid(Role.BODY),
 }
 
 

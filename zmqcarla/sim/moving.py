@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zmqcarla.sim.sky import Light
+    from zmqcarla.sim.terrain import GroundSeen
 
     Floats = NDArray[np.float64]
 
@@ -56,10 +57,11 @@ _RIDERS = (np.arange(len(Kind))[:, None] == Kind.BIKE) & np.isin(TABLE.roles, (R
 _RIDERS = _RIDERS.ravel()
 
 
-def moving_faces(boxes: NDArray[np.void], camera: Camera, light: Light) -> Faces | None:
+def moving_faces(boxes: NDArray[np.void], camera: Camera, light: Light, ground: GroundSeen) -> Faces | None:
     """The visible faces of boxes (BOX_DTYPE) that a camera may see."""
     seen = (boxes["centre"] - camera.position) @ camera.axes.T
-    kept = np.flatnonzero(camera.may_see(seen, boxes["radius"], _FAR_M))
+    shown = camera.may_see(seen, boxes["radius"], _FAR_M)
+    kept = np.flatnonzero(ground.may_show(shown, boxes["centre"], boxes["half"][:, 2]))
     if not len(kept):
         return None
     boxes, seen = boxes[kept], seen[kept]

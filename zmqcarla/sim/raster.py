@@ -8,17 +8,20 @@ and the camera's buffer has four.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
 
 from zmqcarla.sim.blueprints import Label
+from zmqcarla.sim.bridges import over
 from zmqcarla.sim.opendrive import DRIVABLE, RoadObject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -84,6 +87,20 @@ def _surface_colour(strip: LaneStrip) -> tuple[int, Colour] | None:
     return None
 
 
+def _on_the_ground(road_map: RoadMap, strip: LaneStrip) -> Iterator[LaneStrip]:
+    """The parts of a lane that are no bridge."""
+    bridge = over(road_map, strip)
+    if bridge is None:
+        yield strip
+        return
+    cuts = [0, *(np.flatnonzero(bridge[1:] != bridge[:-1]) + 1).tolist(), len(bridge)]
+    for start, end in pairwise(cuts):
+        if not bridge[start] and end - start > 1:
+            part = slice(start, end)
+            lines = {name: getattr(strip, name)[part] for name in ("s_m", "inner_m", "outer_m")}
+            yield replace(strip, **lines)
+
+
 def _offset(points: Floats, aside_m: float) -> Floats:
     """The line moved sideways: float64 (n, 2)."""
     along = np.gradient(points, axis=0)
@@ -136,6 +153,7 @@ class GroundRaster:
         # whole multiples of the coarsest pixel, so that every level covers exactly the same ground
         rows, columns = (math.ceil(side / self.pixel_m / _COARSEST) * _COARSEST for side in (height, width))
         self._map = road_map
+        self._strips = [part for strip in road_map.strips for part in _on_the_ground(road_map, strip)]
         self.atlas = np.zeros((rows, columns * 3 // 2, 4), np.uint8)
         self._image = self.atlas[:, :columns]
         self._as_labels = False
@@ -171,9 +189,9 @@ class GroundRaster:
         return np.where(inside, self.labels.ravel()[at], self.beyond).astype(np.uint8)
 
     def _paint_all(self) -> None:
-        self._paint_surfaces(self._map)
-        self._close_gaps(self._map.strips)
-        self._paint_marks(self._map.strips)
+        self._paint_surfaces()
+        self._close_gaps(self._strips)
+        self._paint_marks(self._strips)
         self._paint_objects(item for road in self._map.document.roads.values() for item in road.objects)
 
     def _ink(self, colour: Colour) -> tuple[Colour | int, int]:
@@ -216,16 +234,15 @@ class GroundRaster:
         pixels = [self._pixels(line) for line in lines]
         cv2.polylines(self._image, pixels, False, cast("Any", ink), thick, smooth, _SHIFT)
 
-    def _paint_surfaces(self, road_map: RoadMap) -> None:
-        """All lane surfaces, lower roads first where bridges cross."""
-        jobs: list[tuple[int, int, int, Colour]] = []
-        for index, strip in enumerate(road_map.strips):
+    def _paint_surfaces(self) -> None:
+        """All lane surfaces but those of bridges."""
+        jobs: list[tuple[int, int, Colour]] = []
+        for index, strip in enumerate(self._strips):
             surface = _surface_colour(strip) if strip.lane.lane_id else None
             if surface is not None:
-                layer = round(float(strip.outer_m[:, 2].mean()) / 5.0) if road_map.ground.has_bridges else 0
-                jobs.append((layer, surface[0], index, surface[1]))
-        for _, order, index, colour in sorted(jobs):
-            strip = road_map.strips[index]
+                jobs.append((surface[0], index, surface[1]))
+        for order, index, colour in sorted(jobs):
+            strip = self._strips[index]
             self._fill([strip.outline_m], colour)
             if order == 0:
                 self._draw([strip.inner_m], _KERB, 0.2)

@@ -64,17 +64,19 @@ class Renderer:
         camera = Camera(camera_pose, fov_deg, width, height)
         light = light_of(scene.weather)
         near = self.standing.around(float(camera.position[0]), float(camera.position[1]))
-        standing, panes = standing_faces(near, camera, light, scene.light_states)
-        others = (moving_faces(scene.boxes, camera, light), tree_faces(near, camera, light))
+        ground = self.ground(camera)
+        standing, panes = standing_faces(near, camera, light, scene.light_states, ground)
+        others = (moving_faces(scene.boxes, camera, light, ground), tree_faces(near, camera, light, ground))
         faces = Faces.joined([standing, *(part for part in others if part is not None)])
-        return View(camera, light, scene, self._ground(camera), faces, panes)
+        return View(camera, light, scene, ground, faces, panes)
 
     def render(self, out: Image, camera_pose: Floats, fov_deg: float, scene: Scene) -> None:
         """Paint one picture: uint8 (height, width, 4) BGRA, C-contiguous, overwritten whole (alpha 255)."""
         height, width = out.shape[:2]
         self.look(camera_pose, fov_deg, width, height, scene).paint(out)
 
-    def _ground(self, camera: Camera) -> GroundSeen:
+    def ground(self, camera: Camera) -> GroundSeen:
+        """The ground before a camera."""
         if self._map.ground.is_flat:
             return Flat(self._raster, camera, Plane(self._flat_z))
         return Hills(self._map, self._raster, camera)

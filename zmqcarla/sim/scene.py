@@ -22,7 +22,7 @@ class Scene:
         light_states: uint8 (len(RoadMap.signals),): 0 red, 1 yellow, 2 green, 3 off, 4 unknown; entries of signs are
             ignored.
         weather: The weather.
-        moment: Number of the frame.
+        moment: Time of the episode, ms; rain falls elsewhere at each.
     """
 
     boxes: NDArray[np.void]

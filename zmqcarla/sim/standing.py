@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zmqcarla.sim.blueprints import Label
+from zmqcarla.sim.bridges import decks
 from zmqcarla.sim.camera import Camera, rotations
 from zmqcarla.sim.faces import CORNERS, FIRST_INSTANCE, Faces
 from zmqcarla.sim.looks import FACE_LABELS, FINE_PX, LAMPS_BGR, PALETTE, lit
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from zmqcarla.sim.roads import RoadMap
     from zmqcarla.sim.sky import Light
+    from zmqcarla.sim.terrain import GroundSeen
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.intp]
@@ -35,6 +37,9 @@ _CELL_M = 24.0
 _KEPT_CELLS = 24
 _FAR_M = np.full(len(Kind), 130.0)
 _FAR_M[[Kind.POLE, Kind.LIGHT_HEAD, Kind.STOP_SIGN, Kind.YIELD_SIGN]] = 90.0
+_BELOW_M = np.zeros(len(Kind))
+_BELOW_M[[Kind.DECK, Kind.DECK_LINE]] = 6.0, 2.0
+"""Bridges are painted as if they were this much farther away, so that what stands on them comes after."""
 _TREES_FAR_M = 110.0
 _PANES_FAR_M = 26.0
 _WINDOWS_FAR_M = 70.0
@@ -52,7 +57,8 @@ class Nearby:
     """What may be seen from one cell of the map. m objects with n faces, t trees.
 
     Attributes:
-        centre, radius, far, tall: (m, ...) spheres around the objects, farthest view, half height.
+        centre, radius, far, tall, below: (m, ...) spheres around the objects, farthest view, half height, and what they
+            count as farther away than they are.
         owner: intp (n,), object of each face.
         corners: float64 (3, CORNERS, n), world.
         normals, offsets: a camera at c sees a face when normal . c > offset.
@@ -69,6 +75,7 @@ class Nearby:
     radius: Floats
     far: Floats
     tall: Floats
+    below: Floats
     owner: Integers
     corners: Floats
     normals: Floats
@@ -103,7 +110,7 @@ class Standing:
 
     def __init__(self, road_map: RoadMap) -> None:
         houses, self._trees = grow(road_map)
-        rows = np.concatenate([houses, furniture(road_map)])
+        rows = np.concatenate([houses, furniture(road_map), decks(road_map)])
         self._rows = rows
         self._kind = rows["kind"].astype(np.intp)
         self._axes = rotations(rows["rotation"])
@@ -155,6 +162,7 @@ class Standing:
             radius=self._radius[kept],
             far=far[kept],
             tall=rows["half"][kept, 2],
+            below=_BELOW_M[self._kind[kept]],
             owner=number[owner],
             corners=np.ascontiguousarray(corners.transpose(2, 1, 0)),
             normals=normals,
@@ -230,11 +238,13 @@ class Panes:
     lit: bool
 
 
-def standing_faces(near: Nearby, camera: Camera, light: Light, states: NDArray[np.uint8]) -> tuple[Faces, list[Panes]]:
+def standing_faces(
+    near: Nearby, camera: Camera, light: Light, states: NDArray[np.uint8], ground: GroundSeen
+) -> tuple[Faces, list[Panes]]:
     """The standing things that a camera may see."""
     offset = near.centre - camera.position
     seen = offset @ camera.axes.T
-    shown = camera.may_see(seen, near.radius, near.far)
+    shown = ground.may_show(camera.may_see(seen, near.radius, near.far), near.centre, near.tall)
     plain = camera.focal * near.tall < FINE_PX * np.maximum(seen[:, 0], 1.0)
     facing = near.normals @ camera.position > near.offsets
     picked = np.flatnonzero(facing & shown[near.owner] & ~(near.fine & plain[near.owner]))
@@ -244,7 +254,7 @@ def standing_faces(near: Nearby, camera: Camera, light: Light, states: NDArray[n
         near.bgr[near.lamp_faces] = LAMPS_BGR[np.minimum(states[near.lamp_signals], 3), near.lamp_rows]
     faces = Faces(
         camera.turned(near.corners[:, :, picked]),
-        reach[owner],
+        (reach + near.below)[owner],
         near.bgr[picked],
         near.shade(light)[picked],
         near.label[picked],
@@ -281,11 +291,12 @@ def _panes_seen(near: Nearby, camera: Camera, depth: Floats, picked: Integers, n
     return panes
 
 
-def tree_faces(near: Nearby, camera: Camera, light: Light) -> Faces | None:
+def tree_faces(near: Nearby, camera: Camera, light: Light, ground: GroundSeen) -> Faces | None:
     """The trees that a camera may see: a trunk and a crown of three discs each, turned to the camera."""
     trees = near.trees
     feet = (trees["foot"] - camera.position) @ camera.axes.T
-    kept = np.flatnonzero(camera.may_see(feet, 4.0, _TREES_FAR_M) & (feet[:, 0] > 1.0))
+    shown = camera.may_see(feet, 4.0, _TREES_FAR_M) & (feet[:, 0] > 1.0)
+    kept = np.flatnonzero(ground.may_show(shown, trees["foot"], trees["height"]))
     if not len(kept):
         return None
     feet, tall, radius = feet[kept], trees["height"][kept], trees["radius"][kept]

@@ -116,7 +116,12 @@ class Studio:
         braking = records["brake"][rows[: cast.vehicles]] > _BRAKE_LIGHT
         lights = [actor.lights & 0xFF for actor in world.roster.vehicles]
         cast.boxes["lamps"][: cast.vehicles] = _LAMPS[lights] | braking
-        return Scene(cast.boxes, world.table.records["colour"][cast.signs], _weather_of(world.weather), world.frame)
+        return Scene(
+            cast.boxes,
+            world.table.records["colour"][cast.signs],
+            _weather_of(world.weather),
+            round(world.elapsed_s * 1e3),
+        )
 
 
 def _cast_of(world: World) -> _Cast:

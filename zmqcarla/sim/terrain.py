@@ -53,6 +53,10 @@ class GroundSeen(Protocol):
         """Semantic tag of the ground at world places (n, 2): uint8 (n,)."""
         ...
 
+    def may_show(self, shown: NDArray[np.bool_], places: Floats, tall_m: Floats) -> NDArray[np.bool_]:
+        """Which of the things `shown` (n,) at world places (n, 3) and up to `tall_m` above are not behind a hill."""
+        ...
+
 
 class Flat:
     """A plane before a camera.
@@ -141,6 +145,11 @@ class Flat:
     def labels_at(self, xy_m: Floats) -> Image:
         """See `GroundSeen`."""
         return self._raster.labels_at(xy_m)
+
+    def may_show(self, shown: NDArray[np.bool_], places: Floats, tall_m: Floats) -> NDArray[np.bool_]:
+        """See `GroundSeen`; a plane hides nothing."""
+        del places, tall_m
+        return shown
 
 
 _BORDER = (*GRASS[:3], 255)
