@@ -160,9 +160,11 @@ def test_real_towns_get_a_mesh(town_maps: Path, name: str) -> None:
         assert {Area.PAVEMENT, Area.CROSSING} < set(polygons["area"].tolist())
 
 
-def test_a_map_without_pavements_has_no_mesh(town: RoadMap) -> None:
+def test_a_map_without_pavements_or_too_large_has_no_mesh(town: RoadMap, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = RoadMap.load("Bare", town.opendrive.replace('type="sidewalk"', 'type="none"'))
     assert navmesh.encode_mesh(bare) == b""
+    monkeypatch.setattr("zmqcarla.sim.walkable._MOST_M2", 10_000.0)
+    assert navmesh.encode_mesh(town) == b""
 
 
 # --------------------------------------------------------------------------------------------------------- AI walkers
