@@ -200,18 +200,14 @@ def steps_until_lost(router: Router, first_seq: int) -> tuple[int, p.WorkerLost]
     pytest.fail("the fault did not come")
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [("crash-at-tick=40", "its embedded simulator ended with status 139"), ("hang-at-tick=40", "of stepping")],
-)
-def test_a_fault_of_its_simulator_costs_a_worker_one_step(tmp_path: Path, fault: str, reason: str) -> None:
+def test_a_hang_of_its_simulator_costs_a_worker_one_step(tmp_path: Path) -> None:
     router = Router(tmp_path)
     settings: dict[str, Any] = {"simulator": "embedded", "port": PORT, "env_patterns": ("zmqcarla/*",)}
-    with running_pool(tmp_path, router, step_timeout_s=2.0, faults=(fault,), **settings):
+    with running_pool(tmp_path, router, step_timeout_s=2.0, faults=("hang-at-tick=40",), **settings):
         router.ready()
         router.command("rebuild", REBUILD, 1)
         steps, lost = steps_until_lost(router, 2)
-        assert reason in lost.reason
+        assert "of stepping" in lost.reason
         assert 0 < steps < 40
         router.ready(incarnation=2)
 

@@ -254,6 +254,7 @@ def test_a_reader_far_behind_misses_messages_and_catches_up(
             seen.append(number)
             if not subscriber._backlog and seen[-1] < 1000:  # pyright: ignore[reportPrivateUsage]
                 board.publish(7, (struct.pack("<II", size, 1000), bytes(size - 4)), lossless=True)
+        assert board.backlog_bytes == 0
         writer.close()
         await writer.wait_closed()
         board.close()

@@ -81,10 +81,12 @@ def tiles_of(mesh: bytes) -> list[tuple[NDArray[np.float32], NDArray[np.void]]]:
         numbers = struct.unpack_from("<iiiiiI9i10f", mesh, at + 8)
         polygons, vertices, links, meshes, detail_vertices, triangles, nodes, off_mesh = numbers[6:14]
         assert size == 100 + 12 * vertices + 32 * polygons + 12 * links + 12 * meshes + 4 * triangles + 16 * nodes
-        assert (meshes, detail_vertices, triangles, off_mesh) == (polygons, 0, 2 * polygons, 0)
+        assert (meshes, detail_vertices, triangles, off_mesh) == (polygons, 0, triangles, 0)
         body = mesh[at + 108 : at + 8 + size]
         corners = np.frombuffer(body, "<f4", 3 * vertices).reshape(-1, 3)
-        tiles.append((corners, np.frombuffer(body, POLYGON, polygons, 12 * vertices)))
+        found = np.frombuffer(body, POLYGON, polygons, 12 * vertices)
+        assert triangles == (found["count"].astype(int) - 2).sum()
+        tiles.append((corners, found))
         at += 8 + size
     assert mesh[at:] == bytes(8)
     return tiles
@@ -92,19 +94,26 @@ def tiles_of(mesh: bytes) -> list[tuple[NDArray[np.float32], NDArray[np.void]]]:
 
 def assert_sound(vertices: NDArray[np.float32], polygons: NDArray[np.void]) -> None:
     """Every polygon is convex and turns the way that Detour expects, and neighbours share the edge between them."""
-    ring = vertices[polygons["corners"][:, :4]][:, :, [0, 2]].astype(np.float64)
-    edges = np.roll(ring, -1, axis=1) - ring
-    following = np.roll(edges, -1, axis=1)
-    assert (edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0] < 0).all()
-    neighbours = polygons["neighbours"].astype(int)
-    corners = polygons["corners"].astype(int)
-    for mine, row in enumerate(neighbours):
-        for edge in range(4):
-            other = row[edge] - 1
-            if 0 < row[edge] < 0x8000:
-                back = neighbours[other].tolist().index(mine + 1)
-                assert corners[mine, edge] == corners[other, (back + 1) % 4]
-                assert corners[mine, (edge + 1) % 4] == corners[other, back]
+    owners: dict[tuple[int, int], int] = {}
+    beyond: dict[tuple[int, int], int] = {}
+    for count in (4, 6):
+        numbers = np.flatnonzero(polygons["count"] == count)
+        corners = polygons["corners"][numbers, :count].astype(int)
+        ring = vertices[corners][:, :, [0, 2]].astype(np.float64)
+        edges = np.roll(ring, -1, axis=1) - ring
+        following = np.roll(edges, -1, axis=1)
+        turns = edges[..., 0] * following[..., 1] - edges[..., 1] * following[..., 0]
+        assert turns.max(initial=-1.0) < (0.0 if count == 4 else 0.06)
+        rows = zip(numbers.tolist(), corners.tolist(), polygons["neighbours"][numbers].tolist(), strict=True)
+        for number, around, neighbours in rows:
+            for edge in range(count):
+                ends = (around[edge], around[(edge + 1) % count])
+                owners[ends] = number + 1
+                beyond[ends] = neighbours[edge]
+    assert len(owners) == polygons["count"].sum()
+    for (start, end), neighbour in beyond.items():
+        if neighbour < 0x8000:
+            assert neighbour == owners.get((end, start), 0)
 
 
 def test_the_mesh_is_sound_and_its_pavements_are_joined_by_crossings(town: RoadMap) -> None:
@@ -130,13 +139,17 @@ def test_a_mesh_too_large_for_one_tile_is_cut_at_straight_borders(
     monkeypatch.setattr(navmesh, "_MOST_CELLS", 4000)
     tiles = tiles_of(navmesh.encode_mesh(town))
     assert len(tiles) > 1
-    assert sum(len(polygons) for _, polygons in tiles) == len(whole[1])
+    assert sum(cells_of(polygons) for _, polygons in tiles) == cells_of(whole[1])
     for vertices, polygons in tiles:
-        assert len(polygons) <= 4000
+        assert cells_of(polygons) <= 4000
         assert_sound(vertices, polygons)
         for mine, edge in zip(*np.nonzero(polygons["neighbours"] >= 0x8000), strict=True):
-            ends = vertices[polygons["corners"][mine, [edge, (edge + 1) % 4]]]
+            ends = vertices[polygons["corners"][mine, [edge, (edge + 1) % polygons["count"][mine]]]]
             assert (ends[0] == ends[1])[[0, 2]].any()
+
+
+def cells_of(polygons: NDArray[np.void]) -> int:
+    return int((polygons["count"].astype(int) // 2 - 1).sum())
 
 
 @pytest.mark.parametrize("name", ["Town01", "Town10HD", "Town04"])
@@ -147,9 +160,11 @@ def test_real_towns_get_a_mesh(town_maps: Path, name: str) -> None:
         assert {Area.PAVEMENT, Area.CROSSING} < set(polygons["area"].tolist())
 
 
-def test_a_map_without_pavements_has_no_mesh(town: RoadMap) -> None:
+def test_a_map_without_pavements_or_too_large_has_no_mesh(town: RoadMap, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = RoadMap.load("Bare", town.opendrive.replace('type="sidewalk"', 'type="none"'))
     assert navmesh.encode_mesh(bare) == b""
+    monkeypatch.setattr("zmqcarla.sim.walkable._MOST_M2", 10_000.0)
+    assert navmesh.encode_mesh(town) == b""
 
 
 # --------------------------------------------------------------------------------------------------------- AI walkers

@@ -1,7 +1,8 @@
 """The pedestrian navigation mesh that a client downloads: polygons in the binary form of Detour, as Recast writes it.
 
-CARLA's client steers AI walkers itself, over this mesh. A polygon is one cell of `walkable.py`: four corners that it
-shares with its neighbours. Big maps are cut into tiles; what crosses the border between two of them is a portal edge
+CARLA's client steers AI walkers itself, over this mesh. A polygon is one cell of `walkable.py`, or two of the same area
+side by side along the pavement, because the client's routes have at most 256 polygons. It shares each corner with its
+neighbours, so a pair has six. Big maps are cut into tiles; what crosses the border between two of them is a portal edge
 that the client links when it loads the mesh.
 
 Layout of the file, little endian, packed (see docs/simulator.md): a set header; a tile reference, a size and the tile's
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]
 
-VERSION = 1
+VERSION = 2
 """Of the way the mesh is made: clients keep a mesh on disk under a name that contains it."""
 
 _SET = struct.Struct("<Iii5fii")
@@ -41,7 +42,7 @@ _TILE = struct.Struct("<iiiiiI9i10f")
 _TILE_MAGIC, _TILE_VERSION = 0x444E4156, 7
 _LINK_BYTES = 12
 
-_CORNERS = 6  # room for corners in a polygon; ours have 4
+_CORNERS = 6  # room for corners in a polygon
 _POLYGON = np.dtype(
     [
         ("first_link", "<u4"),
@@ -56,11 +57,46 @@ _DETAIL_MESH = np.dtype([("first", "<u4", 2), ("count", "u1", 2), ("pad", "<u2")
 _DETAIL_TRIANGLE = np.dtype([("corners", "u1", 3), ("edges", "u1")])
 _TREE_NODE = np.dtype([("low", "<u2", 3), ("high", "<u2", 3), ("index", "<i4")])
 
-# Which corners (down, right) a cell has, in the order that Detour needs, and what lies beyond the edge after each.
-_RING = ((0, 0), (1, 0), (1, 1), (0, 1))
-_BEYOND = ((0, -1), (1, 0), (0, 1), (-1, 0))
-# an edge on the border of a tile, by the side it lies on, in the order of _BEYOND
-_PORTALS = (0x8004, 0x8002, 0x8000, 0x8006)
+
+class _Shape(NamedTuple):
+    """A form of polygons, in cells (down, right) from its first one.
+
+    Attributes:
+        cells: which it covers.
+        corners: in the order that Detour needs; the first is such that the fan of triangles from it has no flat one.
+        edges: for each corner the cell that the edge after it belongs to, and the side (`_SIDES`) it is on.
+    """
+
+    cells: tuple[tuple[int, int], ...]
+    corners: tuple[tuple[int, int], ...]
+    edges: tuple[tuple[tuple[int, int], str], ...]
+
+
+# what lies beyond a side of a cell, and how Detour writes it when it is a portal
+_SIDES = {"left": (0, -1, 0x8004), "below": (1, 0, 0x8002), "right": (0, 1, 0x8000), "above": (-1, 0, 0x8006)}
+_A, _BESIDE, _UNDER = (0, 0), (0, 1), (1, 0)
+_SHAPES = (
+    _Shape((_A,), ((0, 0), (1, 0), (1, 1), (0, 1)), ((_A, "left"), (_A, "below"), (_A, "right"), (_A, "above"))),
+    _Shape(
+        (_A, _BESIDE),
+        ((0, 1), (0, 0), (1, 0), (1, 1), (1, 2), (0, 2)),
+        (
+            *((_A, "above"), (_A, "left"), (_A, "below")),
+            *((_BESIDE, "below"), (_BESIDE, "right"), (_BESIDE, "above")),
+        ),
+    ),
+    _Shape(
+        (_A, _UNDER),
+        ((1, 0), (2, 0), (2, 1), (1, 1), (0, 1), (0, 0)),
+        (
+            *((_UNDER, "left"), (_UNDER, "below"), (_UNDER, "right")),
+            *((_A, "right"), (_A, "above"), (_A, "left")),
+        ),
+    ),
+)
+_SINGLE, _ACROSS, _DOWN = range(len(_SHAPES))
+# a pair may be this much hollow where the pavement bends, m2 by the cross product of two edges
+_HOLLOW_M2 = 0.05
 
 # Of a tile: neighbours are numbered in 15 bits. A reference has 22 bits for tile and polygon.
 _MOST_CELLS = 30_000
@@ -146,53 +182,113 @@ def _tile(x: int, y: int, areas: NDArray[np.uint8], corners: NDArray[np.float32]
         corners: float32 (rows + 1, columns + 1, 3), Detour's frame.
     """
     rows, columns = areas.shape
-    row, column = np.nonzero(areas)
-    order = np.lexsort((column, row, column // _BLOCK, row // _BLOCK))
-    row, column = row[order], column[order]
+    row, column, shape = _polygons(areas, corners)
     number = np.zeros((rows + 2, columns + 2), np.int64)  # polygon + 1 by cell, 0 for none, with a rim of none
-    number[row + 1, column + 1] = np.arange(len(row)) + 1
-
-    places = np.stack([(row + down) * (columns + 1) + column + right for down, right in _RING], axis=-1)
+    places = np.zeros((len(row), _CORNERS), np.int64)
+    for kind, form in enumerate(_SHAPES):
+        mine = np.flatnonzero(shape == kind)
+        for down, right in form.cells:
+            number[row[mine] + 1 + down, column[mine] + 1 + right] = mine + 1
+        for index, (down, right) in enumerate(form.corners):
+            places[mine, index] = (row[mine] + down) * (columns + 1) + column[mine] + right
+        places[mine, len(form.corners) :] = places[mine, :1]
     used, shared = np.unique(places, return_inverse=True)
     vertices = corners.reshape(-1, 3)[used]
     ring = shared.reshape(places.shape)
 
     polygons = np.zeros(len(row), _POLYGON)
-    polygons["corners"][:, :4] = ring
-    for edge, (down, right) in enumerate(_BEYOND):
-        beyond = number[row + 1 + down, column + 1 + right]
-        outside = (row + down < 0) | (row + down >= rows) | (column + right < 0) | (column + right >= columns)
-        polygons["neighbours"][:, edge] = np.where(outside, _PORTALS[edge], beyond)
+    for kind, form in enumerate(_SHAPES):
+        mine = np.flatnonzero(shape == kind)
+        polygons["count"][mine] = len(form.corners)
+        polygons["corners"][mine, : len(form.corners)] = ring[mine, : len(form.corners)]
+        for index, ((down, right), side) in enumerate(form.edges):
+            below, beside, portal = _SIDES[side]
+            there = (row[mine] + down + below, column[mine] + right + beside)
+            outside = (there[0] < 0) | (there[0] >= rows) | (there[1] < 0) | (there[1] >= columns)
+            polygons["neighbours"][mine, index] = np.where(outside, portal, number[there[0] + 1, there[1] + 1])
     polygons["area"] = areas[row, column]
     polygons["flags"] = 1 << areas[row, column].astype(np.uint16)
-    polygons["count"] = 4
-
-    meshes = np.zeros(len(row), _DETAIL_MESH)
-    meshes["first"][:, 1] = 2 * np.arange(len(row))
-    meshes["count"] = (0, 2)
-    triangles = np.zeros((len(row), 2), _DETAIL_TRIANGLE)
-    triangles["corners"] = ((0, 1, 2), (0, 2, 3))
-    triangles["edges"] = (0b00101, 0b10100)  # two bits an edge: whether it is the polygon's
+    meshes, triangles = _detail(polygons["count"].astype(np.int64))
 
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     tree = _tree(row, column, vertices[ring], low)
-    links = 4 * len(row) + 4 * (rows + columns)
+    links = int(polygons["count"].sum()) + 4 * (rows + columns)
     head = _TILE.pack(
         *(_TILE_MAGIC, _TILE_VERSION, x, y, 0, 0),
-        *(len(row), len(vertices), links, len(row), 0, 2 * len(row), len(tree), 0, len(row)),
+        *(len(row), len(vertices), links, len(row), 0, len(triangles), len(tree), 0, len(row)),
         *(_AGENT_HEIGHT_M, _AGENT_RADIUS_M, _AGENT_CLIMB_M, *low.tolist(), *high.tolist(), _QUANTA_PER_M),
     )
     parts = (head, vertices.tobytes(), polygons.tobytes(), bytes(links * _LINK_BYTES))
     return b"".join((*parts, meshes.tobytes(), triangles.tobytes(), tree.tobytes()))
 
 
+def _polygons(areas: NDArray[np.uint8], corners: NDArray[np.float32]) -> tuple[Integers, Integers, Integers]:
+    """The polygons that cover all cells: row and column of their first cells, and shapes; sorted by blocks."""
+    along, beneath = _runs(areas), _runs(areas.T).T
+    across = along >= beneath
+    paired = np.zeros(areas.shape, bool)
+    shapes = np.where(areas > 0, _SINGLE, -1)
+    for kind, fits in ((_ACROSS, across), (_DOWN, ~across)):
+        (_, (down, right)) = _SHAPES[kind].cells
+        first = np.zeros(areas.shape, bool)
+        here, there = (
+            (slice(0, areas.shape[0] - down), slice(0, areas.shape[1] - right)),
+            (slice(down, None), slice(right, None)),
+        )
+        first[here] = fits[here] & fits[there] & (areas[here] == areas[there]) & (areas[here] > 0)
+        first &= (np.indices(areas.shape)[1 if right else 0] % 2) == 0
+        first &= _round(_SHAPES[kind], corners, first)
+        shapes[first] = kind
+        paired[there] |= first[here]
+    shapes[paired] = -1
+    row, column = np.nonzero(shapes >= 0)
+    order = np.lexsort((column, row, column // _BLOCK, row // _BLOCK))
+    row, column = row[order], column[order]
+    return row, column, shapes[row, column]
+
+
+def _runs(areas: NDArray[np.uint8]) -> Integers:
+    """For each cell, how many of the same area follow each other in its row."""
+    starts = np.ones(areas.shape, bool)
+    starts[:, 1:] = areas[:, 1:] != areas[:, :-1]
+    run = np.cumsum(starts.ravel()) - 1
+    lengths: Integers = np.bincount(run)[run].reshape(areas.shape)
+    return lengths
+
+
+def _round(form: _Shape, corners: NDArray[np.float32], first: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the polygons of a form, by their first cells, are convex."""
+    row, column = np.nonzero(first)
+    ring = np.stack([corners[row + down, column + right][:, [0, 2]] for down, right in form.corners], axis=1)
+    edge = np.roll(ring, -1, axis=1) - ring
+    after = np.roll(edge, -1, axis=1)
+    turns = edge[..., 0] * after[..., 1] - edge[..., 1] * after[..., 0]
+    convex = np.zeros(first.shape, bool)
+    convex[row, column] = (turns < _HOLLOW_M2).all(axis=1)
+    return convex
+
+
+def _detail(counts: Integers) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Detail meshes and triangles of polygons with so many corners: fans from the first corner."""
+    meshes = np.zeros(len(counts), _DETAIL_MESH)
+    meshes["first"][:, 1] = np.cumsum(counts - 2) - (counts - 2)
+    meshes["count"][:, 1] = counts - 2
+    polygon = np.repeat(np.arange(len(counts)), counts - 2)
+    last = np.arange(len(polygon)) - meshes["first"][polygon, 1] + 2
+    triangles = np.zeros(len(polygon), _DETAIL_TRIANGLE)
+    triangles["corners"][:, 1], triangles["corners"][:, 2] = last - 1, last
+    # two bits an edge: whether it is one of the polygon's
+    triangles["edges"] = 0b00100 | (last == 2) | (last == counts[polygon] - 1) << 4
+    return meshes, triangles
+
+
 def _tree(row: Integers, column: Integers, cells: NDArray[np.float32], low: NDArray[np.float32]) -> NDArray[np.void]:
     """Nodes of the bounding-volume tree.
 
     Args:
-        row: of each cell, sorted by blocks.
+        row: of each polygon's first cell, sorted by blocks.
         column: likewise.
-        cells: float32 (n, 4, 3), corners.
+        cells: float32 (n, 6, 3), corners, where there are fewer the first again.
         low: float32 (3,), the tile's lowest corner.
     """
     leaf_low = np.floor((cells.min(axis=1) - low) * _QUANTA_PER_M).astype(np.int64)

@@ -19,8 +19,9 @@ log = logging.getLogger("zmqcarla.sim")
 
 # How long a tick waits for a subscription that a client has just asked the token of.
 SUBSCRIPTION_GRACE_S = 0.3
-# What waits for a slow reader; while it is more, the reader misses messages.
+# What waits for one slow reader, and for all of them; while it is more, they miss messages.
 _BACKLOG_BYTES = 64 * 2**20
+_ALL_BACKLOGS_BYTES = 512 * 2**20
 
 
 class Subscriber:
@@ -67,11 +68,14 @@ class Subscriber:
         if self._closed:
             return
         if self._backlog:
-            if not lossless or len(self._backlog) > _BACKLOG_BYTES:
+            if not lossless:
+                return
+            if len(self._backlog) > _BACKLOG_BYTES or self._board.backlog_bytes > _ALL_BACKLOGS_BYTES:
                 self._miss()
                 return
             for part in parts:
                 self._backlog += part
+                self._board.backlog_bytes += len(part)
             return
         try:
             sent = self._sock.sendmsg(parts)
@@ -86,6 +90,7 @@ class Subscriber:
                 self._backlog += part[sent:]
             sent = max(0, sent - size)
         if self._backlog:
+            self._board.backlog_bytes += len(self._backlog)
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
     def tear(self, parts: Sequence[Part]) -> None:
@@ -96,8 +101,8 @@ class Subscriber:
         self.close()
 
     def _miss(self) -> None:
-        """Let a message go that a slow reader has no room for; tell of the first until it has caught up."""
-        if not self._missing and len(self._backlog) > _BACKLOG_BYTES:
+        """Let a message go that there is no room for; tell of the first until the reader has caught up."""
+        if not self._missing:
             log.warning(
                 "stream %d: a reader is %d bytes behind and misses messages", self.stream_id, len(self._backlog)
             )
@@ -112,6 +117,7 @@ class Subscriber:
             self.close()
             return
         del self._backlog[:sent]
+        self._board.backlog_bytes -= sent
         if not self._backlog:
             self._missing = False
             self._loop.remove_writer(self._sock.fileno())
@@ -124,6 +130,7 @@ class Subscriber:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
+        self._board.backlog_bytes -= len(self._backlog)
         self._board.left(self)
 
 
@@ -137,6 +144,7 @@ class StreamBoard:
         on_joined: called with a subscriber that has said which stream it wants.
         on_none_pending: called when no announced subscription is outstanding any more.
         most_connections: how many there may be.
+        backlog_bytes: what waits for slow readers.
     """
 
     def __init__(self, port: int) -> None:
@@ -148,6 +156,7 @@ class StreamBoard:
         self._pending: dict[int, float] = {}
         self._server: socket.socket | None = None
         self.most_connections = 1000
+        self.backlog_bytes = 0
         self._tears = False
         self.on_joined: Callable[[Subscriber], None] = lambda _subscriber: None
         self.on_none_pending: Callable[[], None] = lambda: None

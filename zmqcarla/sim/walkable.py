@@ -32,6 +32,8 @@ _PIXELS = 6
 _PIXEL_M = CELL_M / _PIXELS
 _SHIFT = 4
 _MARGIN_M = 8.0
+# Of a larger map the picture would need gigabytes.
+_MOST_M2 = 10e6
 # Joins crossings to pavements over the gutter between them.
 _REACH_M = 1.0
 # Roads are walkable this far from a pavement: nobody walks on a motorway.
@@ -68,14 +70,23 @@ class Walkable:
     corners_m: Floats
 
 
-def find_walkable(road_map: RoadMap) -> Walkable | None:
-    """Where pedestrians may walk on a map, None when it has no pavement."""
+def walkable_bounds_m(road_map: RoadMap) -> Floats | None:
+    """Lowest and highest x and y, (2, 2), of where pedestrians may walk; None without pavements, or with too much."""
     edges = [strip.outer_m[:, :2] for strip in road_map.strips if strip.lane.kind == "sidewalk"]
     if not edges:
         return None
     points = np.concatenate(edges)
-    origin_m = points.min(axis=0) - _MARGIN_M
-    columns, rows = (int(side) + 1 for side in (points.max(axis=0) + _MARGIN_M - origin_m) / CELL_M)
+    low, high = points.min(axis=0) - _MARGIN_M, points.max(axis=0) + _MARGIN_M
+    return np.stack([low, high]) if np.prod(high - low) < _MOST_M2 else None
+
+
+def find_walkable(road_map: RoadMap) -> Walkable | None:
+    """Where pedestrians may walk on a map, None when there is nothing, see `walkable_bounds_m`."""
+    bounds_m = walkable_bounds_m(road_map)
+    if bounds_m is None:
+        return None
+    origin_m = bounds_m[0]
+    columns, rows = (int(side) + 1 for side in (bounds_m[1] - origin_m) / CELL_M)
     picture = _paint(road_map, origin_m, (rows * _PIXELS, columns * _PIXELS))
     cells = picture.reshape(rows, _PIXELS, columns, _PIXELS)
     areas = np.stack([(cells == area).mean(axis=(1, 3)) for area in Area]).argmax(axis=0).astype(np.uint8)

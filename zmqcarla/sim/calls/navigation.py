@@ -2,6 +2,7 @@
 
 from zmqcarla.sim.navmesh import encode_mesh, mesh_name
 from zmqcarla.sim.rpc import Session, value
+from zmqcarla.sim.walkable import walkable_bounds_m
 from zmqcarla.sim.world import SimError
 
 FOLDER = "Carla/Maps/Nav/"
@@ -14,7 +15,7 @@ def required_files(session: Session, folder: str) -> list[str]:
     has a call of its own.
     """
     road_map = session.simulation.world.road_map
-    if folder.strip("/").rsplit("/", 1)[-1] != "Nav" or not any(s.lane.kind == "sidewalk" for s in road_map.strips):
+    if folder.strip("/").rsplit("/", 1)[-1] != "Nav" or walkable_bounds_m(road_map) is None:
         return []
     return [FOLDER + mesh_name(road_map)]
 
