@@ -476,13 +476,16 @@ class LeaseTable:
         payload = pack({**news, "restarts": worker.restarts})
         if final:
             entry.gone, entry.held = payload, None
+        elif entry.under_way is not None and entry.under_way.op == "rebuild":
+            # The client knows of a death, and it may be this one: the board told it before the supervisor told us.
+            entry.held, entry.under_way = entry.under_way, None
         outcome = "gone" if final else "lost"
         held_seq = None if entry.held is None else entry.held.seq
         owed = [seq for seq, pending in lease.pending.items() if worker.row in pending.waiting and seq != held_seq]
         for seq in owed:
             self._settle(lease, worker.row, seq, outcome, payload)
             yield from self._finish(lease, seq)
-        if not owed and was_ready and not final:
+        if not owed and was_ready and not final and entry.held is None:
             entry.untold_loss = payload
 
     # --- time ---

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import subprocess
+import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import psutil
 from conftest import wait_until
 
-from zmqcarla.lease import ask_status
+import zmqcarla
+from zmqcarla.broker.protocol import is_served
+from zmqcarla.lease import Lease, ask_status
 from zmqcarla.pool import LocalPool
+from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
 
 @contextlib.contextmanager
@@ -30,6 +37,58 @@ def workers_of(pool: LocalPool) -> list[dict[str, Any]]:
     return workers
 
 
-def process_of_pool(module: str) -> psutil.Process:
-    """The one process of this test's pool that runs a module: "zmqcarla.broker", "zmqcarla.workers"."""
-    return next(child for child in psutil.Process().children(recursive=True) if module in child.cmdline())
+def process_of_private_pool(module: str) -> psutil.Process:
+    """The process of this test's `LocalPool` that runs a module: "zmqcarla.broker", "zmqcarla.workers"."""
+    (pool,) = [child for child in psutil.Process().children() if "zmqcarla.pool" in child.cmdline()]
+    return next(child for child in pool.children() if module in child.cmdline())
+
+
+class Hosts:
+    """A broker and some supervisors, each a process of its own, as on a cluster.
+
+    Args:
+        directory: takes socket and logs.
+        hosts: how many supervisors.
+        workers: how many workers each has.
+        ttl_s: time to live of supervisors and of the leases of `new_vec_env`.
+        fields: further fields of WorkerConfig.
+    """
+
+    def __init__(self, directory: Path, hosts: int = 1, workers: int = 1, ttl_s: float = 2.0, **fields: Any) -> None:
+        self.address = f"ipc://{directory}/broker.sock"
+        self.logs = directory / "logs"
+        self._ttl_s = ttl_s
+        self.broker = self._start("zmqcarla.broker", "--address", self.address)
+        self.supervisors: list[psutil.Popen] = []
+        for host in range(hosts):
+            configs = tuple([WorkerConfig(worker_id=f"host{host}-{one}", **_WORKER | fields) for one in range(workers)])
+            config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
+            self.supervisors.append(self._start("zmqcarla.workers", config.to_json()))
+        self.wait_ready(hosts * workers)
+
+    def wait_ready(self, workers: int) -> None:
+        """Until so many workers are ready."""
+        wait_until(lambda: is_served(self.address), "the broker")
+        wait_until(
+            lambda: [one["state"] for one in ask_status(self.address)["workers"]] == ["ready"] * workers,
+            f"{workers} workers",
+        )
+
+    def _start(self, *arguments: str) -> psutil.Popen:
+        return psutil.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL)
+
+    def new_vec_env(self, n: int, env_id: str, transport: Any) -> zmqcarla.VectorEnv:
+        """A vector env whose lease lives as long as the supervisors."""
+        lease = Lease.acquire(self.address, n, env_id, timeout_s=40.0, ttl_s=self._ttl_s)
+        return zmqcarla.VectorEnv(lease, env_id, transport=transport)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in (*self.supervisors, self.broker):
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+                process.wait(20)
+
+
+_WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}

@@ -107,6 +107,19 @@ def test_only_the_rows_own_worker_may_answer() -> None:
     assert _only(pool.reply(lease_id, 1, 0), p.CommandReply).outcomes == ("ok",)
 
 
+def test_a_rebuild_that_overtakes_the_news_of_the_death_waits_for_the_successor() -> None:
+    """The client reads of a death on the board, so its rebuild can be here before the supervisor's report."""
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    pool.tell(CLIENT, p.Command(lease_id, 1, (0,), ("rebuild",)), b"open")
+    assert pool.lose(0) == []
+    (forwarded,) = pool.ready(0, incarnation=2)
+    assert forwarded == Send(b"e0.2", p.RowCommand(lease_id, 0, 1, "rebuild"), (b"open",))
+    assert _only(pool.reply(lease_id, 1, 0, peer=b"e0.2"), p.CommandReply).outcomes == ("ok",)
+    pool.step(lease_id, 2, (0,))
+    assert _only(pool.reply(lease_id, 2, 0, peer=b"e0.2"), p.CommandReply).outcomes == ("ok",)
+
+
 def test_death_during_a_command_is_its_outcome_and_the_next_waits_for_the_successor() -> None:
     pool = Pool(workers=2)
     lease_id = pool.lease(2)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from conftest import NewVecEnv, wait_until
 from gymnasium.utils import seeding
-from pools import process_of_pool, ready_pool, workers_of
+from pools import ready_pool, workers_of
 
 import zmqcarla
 from zmqcarla.broker.errors import (
@@ -26,7 +26,6 @@ from zmqcarla.broker.errors import (
     LeaseRefusedError,
     LeaseTimeoutError,
     UnserialisableError,
-    WorkerLostError,
 )
 from zmqcarla.lease import ask_status
 from zmqcarla.pool import LocalPool
@@ -306,77 +305,6 @@ def test_a_private_pool_ends_although_a_fork_of_its_client_lives(ending: str) ->
 
 def _pools_of_this_run() -> set[str]:
     return {path.name for path in Path(os.environ["XDG_RUNTIME_DIR"], "zmqcarla").glob("pool-*.sock")}
-
-
-def _step_to_death(vec: zmqcarla.VectorEnv) -> None:
-    for _ in range(40):
-        vec.step(_actions((0, client_envs.DIE)))
-
-
-def test_a_spent_restart_budget_names_worker_and_log() -> None:
-    vec = zmqcarla.make_vec_env(1, COUNTER, pool_options=OPTIONS)
-    vec.reset()
-    with pytest.raises(WorkerLostError, match=r"will not come back.*\.log"):
-        _step_to_death(vec)
-    assert vec.closed
-
-
-_CLIENT = """
-import sys, zmqcarla
-options = dict(simulator="none", env_patterns=("client_envs:*",))
-vec = zmqcarla.make_vec_env(2, "client_envs:Counter-v0", pool_options=options)
-vec.reset()
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, None], ids=["kill", "term", "exit"])
-def test_nothing_outlives_the_client_of_a_private_pool(ending: signal.Signals | None) -> None:
-    """The leak check of every test looks for processes, segments and sockets afterwards."""
-    client = subprocess.Popen(
-        [sys.executable, "-c", _CLIENT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == b"ready\n"
-        if ending is not None:
-            client.send_signal(ending)
-        assert client.stdin is not None
-        client.stdin.close()
-        client.wait(20)
-
-
-def test_killing_the_supervisor_of_a_private_pool_leaves_nothing() -> None:
-    vec = zmqcarla.make_vec_env(2, COUNTER, pool_options=OPTIONS)
-    vec.reset()
-    supervisor = process_of_pool("zmqcarla.workers")
-    env_processes = supervisor.children()
-    supervisor.kill()
-    psutil.wait_procs(env_processes, timeout=20)
-    _, _, _, truncated, _ = vec.step(_actions((0, 0), (0, 0)))
-    assert truncated.all()
-    observations, *_ = vec.step(_actions((0, 0), (0, 0)))
-    assert observations["vector"][:, 1].tolist() == [0, 0]
-    vec.close()
-
-
-def test_a_killed_broker_does_not_stop_the_run(transport: str) -> None:
-    """Kill it while a step is under way; every step is done exactly once, and calls work again when it is back."""
-    vec = zmqcarla.make_vec_env(2, COUNTER, transport=transport, pool_options=OPTIONS)  # type: ignore[arg-type]
-    vec.reset()
-    for step in range(1, 6):
-        vec.step_async(_actions((step, 0), (step, 0)))
-        if step == 3:
-            process_of_pool("zmqcarla.broker").kill()
-        observations, rewards, _, truncated, _ = vec.step_wait()
-        assert observations["vector"][:, 1].tolist() == [step, step]
-        assert rewards.tolist() == [step, step]
-        assert not truncated.any()
-    assert vec.call("steps") == (5, 5)
-    vec.close()
 
 
 def test_a_remote_env_is_a_plain_gymnasium_env(pool: LocalPool) -> None:

@@ -14,6 +14,7 @@ from zmqcarla.workers.lifecycle import (
     TERM_GRACE_S,
     EndServer,
     EnvExited,
+    EnvStopped,
     Lifecycle,
     Observed,
     ReportLost,
@@ -76,6 +77,16 @@ def test_a_failed_simulator_is_restarted_with_the_env_process() -> None:
     ]
     assert worker.handle(ServerExited(143), 101.0) == [StartServer()]
     assert worker.handle(ServerReady(), 102.0) == [StartEnv(2)]
+
+
+def test_an_env_process_that_stays_stopped_is_cut_and_keeps_its_server() -> None:
+    worker = with_server(step_timeout_s=7.0)
+    assert worker.handle(EnvStopped(6.9), 100.0) == []
+    assert worker.handle(EnvStopped(7.1), 100.2) == [SignalEnv(signal.SIGKILL)]
+    report, start = worker.handle(EnvExited(-9), 100.3)
+    assert isinstance(report, ReportLost)
+    assert report.reason == "cut after 7.1 s of being stopped by a signal; the limit is 7 s"
+    assert start == StartEnv(2)
 
 
 def test_when_the_server_dies_the_env_process_is_killed_and_both_restart() -> None:

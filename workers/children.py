@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,7 @@ class Children:
         self._server_ready = False
         self._env: subprocess.Popen[bytes] | None = None
         self._env_fd = -1
+        self._env_stopped_at: float | None = None
         self._words_fd = -1
 
     @property
@@ -169,7 +171,8 @@ class Children:
         # Look without reaping: as long as its leader is a zombie, the group's number cannot pass to strangers.
         if os.waitid(os.P_PID, env.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             fields = self._page.fields
-            return [lifecycle.Observed(self._page.phase, self._page.phase_age_s(), int(fields["seq"]))]
+            observed = lifecycle.Observed(self._page.phase, self._page.phase_age_s(), int(fields["seq"]))
+            return [observed, *self._env_stopped_events(env.pid)]
         self.signal_env(signal.SIGKILL)
         exit_code = env.wait()
         try:
@@ -178,8 +181,16 @@ class Children:
             words = ""
         os.close(self._words_fd)
         os.close(self._env_fd)
-        self._env, self._env_fd = None, -1
+        self._env, self._env_fd, self._env_stopped_at = None, -1, None
         return [lifecycle.EnvExited(exit_code, words)]
+
+    def _env_stopped_events(self, pid: int) -> list[lifecycle.Event]:
+        """One that was stopped between commands has nothing on its page that grows old."""
+        if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
+            self._env_stopped_at = None
+            return []
+        self._env_stopped_at = self._env_stopped_at or time.monotonic()
+        return [lifecycle.EnvStopped(time.monotonic() - self._env_stopped_at)]
 
     def _server_events(self) -> list[lifecycle.Event]:
         server = self._server

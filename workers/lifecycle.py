@@ -74,11 +74,18 @@ class Observed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class EnvStopped:
+    """A signal has stopped the env process, so long ago, and none has continued it."""
+
+    age_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stop:
     """The worker is no longer wanted."""
 
 
-Event = Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | Stop
+Event = Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | Stop
 
 
 # --- actions ---
@@ -217,6 +224,11 @@ class Lifecycle:
                     yield from self._kill_env(
                         f"cut after {age_s:.1f} s of {phase.name.lower()} (command {seq}); the limit is {limit_s:g} s"
                     )
+            case EnvStopped(age_s) if self._env is _Part.UP and age_s > self._config.step_timeout_s:
+                limit_s = self._config.step_timeout_s
+                yield from self._kill_env(
+                    f"cut after {age_s:.1f} s of being stopped by a signal; the limit is {limit_s:g} s"
+                )
             case Stop():
                 self._goal = _Goal.STOP
                 if self._env is _Part.UP:

@@ -1,0 +1,392 @@
+"""Soak: many vector steps while processes of the pool are killed, stopped and continued at random.
+
+    python tools/soak_vector.py [--steps 100000] [--envs 4] [--transport both] [--seed 0] [--minutes 60] [--fault-s 2]
+
+Every row of every step is checked against what it must be: row number, process, episode, step counter, echo of the
+action, reward, infos. A row is lost, doubled or stale when one of these is wrong. A lost worker has to repeat the last
+observation once and to begin anew in another process. Memory, file descriptors, shared-memory names and processes are
+looked at all the while and must not grow, and nothing may be left at the end. Exit code 1 when anything was violated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from soak_envs import ECHO, EPISODE, PID, ROW, STEP  # noqa: E402
+
+from zmqcarla.broker.protocol import is_served  # noqa: E402
+from zmqcarla.make import make_vec_env  # noqa: E402
+from zmqcarla.vector_env import VectorEnv  # noqa: E402
+from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig  # noqa: E402
+
+STEP_TIMEOUT_S = 5.0
+CLIENT_GROWTH_MIB = 16.0
+SAMPLE_S = 2.0
+FAULTS = {
+    "kill env process": 6,
+    "stop env process": 4,
+    "kill supervisor": 1,
+    "stop supervisor": 1,
+    "kill broker": 1,
+    "stop broker": 1,
+}
+"""How often each is chosen, relative to the others."""
+CONSOLE = Console()
+
+
+class Pool:
+    """A broker and a supervisor without a limit on restarts; `tend` starts again what died."""
+
+    def __init__(self, envs: int, directory: Path) -> None:
+        self.address = f"ipc://{directory}/broker.sock"
+        workers = tuple(
+            [
+                WorkerConfig(
+                    worker_id=f"soak-{row}",
+                    simulator="none",
+                    env_patterns=("soak_envs:*",),
+                    step_timeout_s=STEP_TIMEOUT_S,
+                    max_restarts=10**6,
+                    stable_start_s=0.0,
+                )
+                for row in range(envs)
+            ]
+        )
+        config = SupervisorConfig(broker=self.address, workers=workers, log_directory=str(directory / "logs"))
+        self._commands = {
+            "broker": ["zmqcarla.broker", "--address", self.address],
+            "supervisor": ["zmqcarla.workers", config.to_json()],
+        }
+        self._processes: dict[str, psutil.Popen] = {}
+        self.tend()
+
+    def tend(self) -> None:
+        """Start what does not run."""
+        for name, command in self._commands.items():
+            if name not in self._processes or self._processes[name].poll() is not None:
+                started = psutil.Popen(
+                    [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+                self._processes[name] = started
+
+    def process(self, name: str, draw: random.Random) -> psutil.Process | None:
+        """The broker, the supervisor, or one of the env processes."""
+        if name != "env process":
+            return self._processes[name]
+        children = self._processes["supervisor"].children()
+        return draw.choice(children) if children else None
+
+    def close(self) -> None:
+        """End both."""
+        for process in reversed(self._processes.values()):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+            process.wait(20)
+
+
+class Trouble(threading.Thread):
+    """Kills, stops and continues processes of the pool, at random times, until told to end."""
+
+    def __init__(self, pool: Pool, seed: int, mean_s: float) -> None:
+        super().__init__(name="trouble")
+        self.done: collections.Counter[str] = collections.Counter()
+        self._pool, self._mean_s = pool, mean_s
+        self._draw = random.Random(seed)
+        self._end = threading.Event()
+        self._stopped: list[tuple[float, psutil.Process]] = []
+
+    def run(self) -> None:
+        next_at = time.monotonic() + self._mean_s
+        while not self._end.wait(0.01):
+            now = time.monotonic()
+            self._continue(now)
+            self._pool.tend()
+            if now >= next_at:
+                next_at = now + self._draw.expovariate(1 / self._mean_s)
+                with contextlib.suppress(psutil.Error):
+                    self._do(self._draw.choices(list(FAULTS), list(FAULTS.values()))[0], now)
+        self._continue(float("inf"))
+        self._pool.tend()
+
+    def end(self) -> None:
+        """Continue what is stopped, and end."""
+        self._end.set()
+        self.join()
+
+    def _do(self, fault: str, now: float) -> None:
+        deed, _, name = fault.partition(" ")
+        process = self._pool.process(name, self._draw)
+        if process is None:
+            return
+        if deed == "kill":
+            process.kill()
+        else:
+            process.suspend()
+            self._stopped.append((now + self._draw.expovariate(2.0), process))
+        self.done[fault] += 1
+
+    def _continue(self, now: float) -> None:
+        for due_at, process in self._stopped:
+            if due_at <= now:
+                with contextlib.suppress(psutil.Error):
+                    process.resume()
+        self._stopped = [(due_at, process) for due_at, process in self._stopped if due_at > now]
+
+
+class Checker:
+    """What each row must be next (NEXT_STEP), and what was wrong."""
+
+    def __init__(self, lengths: list[int], observations: Any) -> None:
+        self.violations: list[str] = []
+        self.losses = self.episodes = 0
+        self._lengths = lengths
+        self._last = np.array(observations)
+        self._due = ["step"] * len(lengths)
+
+    def check(self, number: int, actions: Any, result: Any) -> None:
+        """Compare one step's result, row by row."""
+        observations, rewards, terminated, truncated, infos = result
+        lost = infos.get("_worker_lost", np.zeros(len(self._due), np.bool_))
+        for row, due in enumerate(self._due):
+            before, found = self._last[row], np.array(observations[row])
+            expected, reward, ends, steps = self._expected(row, due, before, found, float(actions[row, 0]))
+            if lost[row]:
+                self.losses += 1
+                expected, reward, ends, steps = before, 0.0, False, 0
+                if due == "rebuild":
+                    self._report(number, row, due, "lost a second time", found)
+            if not np.array_equal(found, expected):
+                self._report(number, row, due, f"expected {expected.tolist()}", found)
+            if (rewards[row], terminated[row], truncated[row]) != (reward, ends, lost[row]):
+                flags = (float(rewards[row]), bool(terminated[row]), bool(truncated[row]))
+                self._report(number, row, due, f"expected {(reward, ends, bool(lost[row]))}, found {flags}", found)
+            told = infos["steps"][row] if infos.get("_steps", lost)[row] and "steps" in infos else 0
+            if told != steps:
+                self._report(number, row, due, f"expected infos of step {steps}, found {told}", found)
+            self._due[row] = "rebuild" if lost[row] else "reset" if ends else "step"
+            self.episodes += bool(ends)
+            self._last[row] = found
+
+    def _expected(self, row: int, due: str, before: Any, found: Any, action: float) -> tuple[Any, float, bool, int]:
+        """Observation, reward, end and step in the infos (0 for none) of a row that lives."""
+        expected = before.copy()
+        if due == "step":
+            step = int(before[STEP]) + 1
+            expected[STEP], expected[ECHO] = step, action
+            return expected, step + action, step >= self._lengths[row], step if step % 3 == 0 else 0
+        expected[STEP] = expected[ECHO] = 0
+        if due == "reset":
+            expected[EPISODE] += 1
+        else:
+            expected[EPISODE], expected[PID] = 1, found[PID]
+            if found[PID] == before[PID]:
+                expected[PID] = -1  # it must be another process
+        return expected, 0.0, False, 0
+
+    def _report(self, number: int, row: int, due: str, text: str, found: Any) -> None:
+        names = {"row": ROW, "pid": PID, "episode": EPISODE, "step": STEP, "echo": ECHO}
+        shown = {name: float(found[index]) for name, index in names.items()}
+        self.violations.append(f"step {number}, row {row}, due to {due}: {text}; observation {shown}")
+
+
+class Resources:
+    """What this process and the pool use, sampled while the soak runs."""
+
+    def __init__(self, envs: int) -> None:
+        self.samples: list[dict[str, float]] = []
+        self._envs = envs
+        self._me = psutil.Process()
+        self._next_at = 0.0
+        self.segments = _segments()
+
+    def sample(self, *, now: bool = False) -> None:
+        """Take a sample when one is due."""
+        if time.monotonic() < self._next_at and not now:
+            return
+        self._next_at = time.monotonic() + SAMPLE_S
+        names = [path.name for path in Path("/dev/shm").iterdir()]
+        self.samples.append(
+            {
+                "client_mib": self._me.memory_info().rss / 2**20,
+                "client_fds": self._me.num_fds(),
+                "processes": len(self._me.children(recursive=True)),
+                "shm_names": sum(any(segment in name for segment in self.segments) for name in names),
+            }
+        )
+
+    def spread(self, key: str) -> tuple[float, float]:
+        """Medians of the first third and the last third, after a warm-up."""
+        values = [sample[key] for sample in self.samples[len(self.samples) // 10 :]]
+        third = max(len(values) // 3, 1)
+        return float(np.median(values[:third])), float(np.median(values[-third:]))
+
+    def violations(self) -> list[str]:
+        """What grew."""
+        allowed = {"client_mib": CLIENT_GROWTH_MIB, "client_fds": 0.0, "processes": 0.0, "shm_names": 0.0}
+        found: list[str] = []
+        for key, growth in allowed.items():
+            first, last = self.spread(key)
+            if last > first + growth:
+                found.append(f"{key} grew from {first:.1f} to {last:.1f}")
+        most = max(sample["processes"] for sample in self.samples)
+        if most > 2 * (self._envs + 2):  # the dying and their successors
+            found.append(f"expected at most {2 * (self._envs + 2)} processes, found {most:.0f}")
+        return found
+
+
+def _segments() -> set[str]:
+    """Names of the shared memory that this process maps."""
+    return set(re.findall(r"/dev/shm/(zmqcarla-\S+)", Path("/proc/self/maps").read_text()))
+
+
+def soak(transport: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """One run over one transport; returns its report."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as directory:
+        pool = Pool(options.envs, Path(directory))
+        try:
+            while not is_served(pool.address):
+                time.sleep(0.05)
+            lengths = [40 + 7 * row for row in range(options.envs)]
+            kwargs = [{"row": row, "length": length} for row, length in enumerate(lengths)]
+            vec = make_vec_env(options.envs, "soak_envs:Soak-v0", kwargs, pool.address, transport=transport)
+            report = _run(vec, pool, lengths, transport, options)
+        finally:
+            pool.close()
+    left = [path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in report["segments"])]
+    alive = [process for process in psutil.Process().children(recursive=True) if process.status() != "zombie"]
+    if left or alive:
+        report["violations"].append(f"left behind: /dev/shm {left}, processes {alive}")
+    return report
+
+
+def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options: argparse.Namespace) -> dict[str, Any]:
+    draw = np.random.default_rng(options.seed)
+    checker = Checker(lengths, vec.reset(seed=options.seed)[0])
+    resources = Resources(options.envs)
+    trouble = Trouble(pool, options.seed, options.fault_s)
+    trouble.start()
+    began = time.monotonic()
+    done = 0
+    step_s: list[float] = []
+    try:
+        with _progress() as progress:
+            task = progress.add_task(transport, total=options.steps, found=0, lost=0)
+            while done < options.steps and time.monotonic() - began < 60 * options.minutes:
+                actions = draw.uniform(-1, 1, (options.envs, 1))
+                sent_at = time.monotonic()
+                result = vec.step(actions)
+                step_s.append(time.monotonic() - sent_at)
+                checker.check(done, actions, result)
+                done += 1
+                resources.sample()
+                progress.update(task, completed=done, found=len(checker.violations), lost=checker.losses)
+    except Exception:
+        checker.violations.append(f"step {done} raised:\n{traceback.format_exc()}")
+    finally:
+        trouble.end()
+        resources.sample(now=True)
+        with contextlib.suppress(Exception):
+            vec.close()
+    resource = {key: resources.spread(key) for key in resources.samples[0]}
+    return {
+        "transport": transport,
+        "envs": options.envs,
+        "seed": options.seed,
+        "steps": done,
+        "seconds": time.monotonic() - began,
+        "row_steps_checked": done * options.envs,
+        "episodes": checker.episodes,
+        "rows_lost": checker.losses,
+        "faults": dict(trouble.done),
+        "step_ms": {
+            name: 1e3 * float(np.percentile(step_s or [0.0], q)) for name, q in (("p50", 50), ("p99", 99), ("max", 100))
+        },
+        "resources_first_and_last_third": resource,
+        "segments": sorted(resources.segments),
+        "violations": checker.violations + resources.violations(),
+    }
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, {task.fields[lost]} rows lost, {task.fields[found]} violations"),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=CONSOLE, refresh_per_second=2)
+
+
+def _table(reports: list[dict[str, Any]]) -> Table:
+    table = Table("", *[report["transport"] for report in reports], title="soak")
+    rows = {
+        "steps": lambda report: f"{report['steps']} in {report['seconds']:.0f} s",
+        "rows checked": lambda report: str(report["row_steps_checked"]),
+        "step p50 / p99 / max": lambda report: " / ".join(f"{value:.1f} ms" for value in report["step_ms"].values()),
+        "episodes": lambda report: str(report["episodes"]),
+        "rows lost": lambda report: str(report["rows_lost"]),
+    }
+    for name, show in rows.items():
+        table.add_row(name, *[show(report) for report in reports])
+    table.add_section()
+    for fault in FAULTS:
+        table.add_row(fault, *[str(report["faults"].get(fault, 0)) for report in reports])
+    table.add_section()
+    for key in reports[0]["resources_first_and_last_third"]:
+        spreads = [report["resources_first_and_last_third"][key] for report in reports]
+        table.add_row(key, *[f"{first:.1f} -> {last:.1f}" for first, last in spreads])
+    table.add_section()
+    table.add_row("violations", *[str(len(report["violations"])) for report in reports])
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100_000, help="vector steps a transport")
+    parser.add_argument("--envs", type=int, default=4)
+    parser.add_argument("--transport", choices=("shm", "zmq", "both"), default="both")
+    parser.add_argument("--seed", type=int, default=0, help="of actions and faults; when they strike is the machine's")
+    parser.add_argument("--minutes", type=float, default=60.0, help="an end for each transport, steps done or not")
+    parser.add_argument("--fault-s", type=float, default=2.0, help="mean time between two faults")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak_vector.json"))
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    transports = ("shm", "zmq") if options.transport == "both" else (options.transport,)
+    reports = [soak(transport, options) for transport in transports]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(reports, indent=1))
+    CONSOLE.print(_table(reports))
+    for report in reports:
+        for violation in report["violations"][:20]:
+            CONSOLE.print(f"{report['transport']}: {violation}", style="red", markup=False)
+    CONSOLE.print(f"raw data in {options.out}")
+    return int(any(report["violations"] for report in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
