@@ -48,6 +48,8 @@ from bench_plot import plot  # noqa: E402
 from bench_report import as_markdown, as_table, check_targets, label, summarise, targets_table  # noqa: E402
 from bench_rest import RestVectorEnv  # noqa: E402
 
+from zmqcarla.rows import Transport  # noqa: E402
+
 WORKS = {
     work.name: work
     for work in (
@@ -115,22 +117,31 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     works = [WORKS[name] for name in options.workloads]
     results: list[dict[str, Any]] = []
-    for envs in ("image", "vector", "jitter"):
-        group = [work for work in works if work.envs == envs]
-        for n in options.num_envs if group else []:
-            results += _compare(group, n, options)
-    if WORKS["loss"] in works:
-        results += [
-            {
-                "workload": "loss",
-                "num_envs": LOSS_NUM_ENVS,
-                "contender": key,
-                **measure(LOSS_NUM_ENVS, key, options.rounds),
-            }
-            for key in ("shm", "zmq")
-            if key in options.contenders
-        ]
-    _write(results, options)
+    try:
+        for envs in (*ENV_IDS, "loss"):
+            group = [work for work in works if work.envs == envs]
+            if group and envs == "loss":
+                results += _lose_workers(options)
+            elif group:
+                for n in options.num_envs:
+                    results += _compare(group, n, options)
+    finally:  # what was measured is kept, whatever failed
+        if results:
+            _write(results, options)
+
+
+def _lose_workers(options: argparse.Namespace) -> list[dict[str, Any]]:
+    transports: list[Transport] = ["shm", "zmq"]
+    return [
+        {
+            "workload": "loss",
+            "num_envs": LOSS_NUM_ENVS,
+            "contender": transport,
+            **measure(LOSS_NUM_ENVS, transport, options.rounds),
+        }
+        for transport in transports
+        if transport in options.contenders
+    ]
 
 
 def _options() -> argparse.Namespace:

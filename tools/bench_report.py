@@ -261,7 +261,8 @@ def _times(ratio: float | None) -> str:
 def _noticed(row: Row) -> str:
     found = row["noticed_ms"]
     left = f"left in /dev/shm: {', '.join(row['left'])}" if row["left"] else "nothing left in /dev/shm"
-    return f"noticed after {np.median(found):.1f} ms (slowest of {len(found)}: {max(found):.1f} ms), {left}"
+    again = f", {row['told_again']} losses told twice" if row["told_again"] else ""
+    return f"noticed after {np.median(found):.1f} ms (slowest of {len(found)}: {max(found):.1f} ms), {left}{again}"
 
 
 def _markdown_table(header: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
