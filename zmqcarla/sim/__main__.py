@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 
 from zmqcarla.sim import wire
+from zmqcarla.sim.maps import MapShelf, folders_of
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.server import build
-from zmqcarla.sim.town import generate_town
+from zmqcarla.sim.town import TOWN_NAME
 
 BAD_START = 2
 
@@ -30,31 +31,41 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m zmqcarla.sim", description=__doc__)
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     p.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (%(default)s)")
-    p.add_argument("--map", default="default", help="path of an OpenDRIVE file, or 'default' for a generated town")
+    p.add_argument(
+        "--map", default="default", help="path of an .xodr file, name of a map, or 'default' for a generated town"
+    )
+    p.add_argument(
+        "--maps",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of .xodr files that load_world() finds by name; may be repeated; also ZMQCARLA_MAPS and CARLA_ROOT",
+    )
     p.add_argument("--seed", type=int, default=0, help="mixed into the noise seeds of sensors (%(default)s)")
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return p
 
 
-def load_map(choice: str) -> RoadMap:
-    """The map that the command line names.
+def load_map(maps: MapShelf, choice: str) -> RoadMap:
+    """The map that the command line names, as a path or by name.
 
     Raises:
-        StartError: no such file, or it is no OpenDRIVE document.
+        StartError: there is no such file or map, or it is no OpenDRIVE document.
     """
-    if choice == "default":
-        return RoadMap.load("ZmqTown", generate_town())
-    path = Path(choice)
+    name = TOWN_NAME if choice == "default" else choice.rsplit("/", 1)[-1]
+    if choice.endswith(".xodr") or Path(choice).is_file():
+        name = maps.add_file(Path(choice))
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(
-            f"cannot read the map {choice!r}: {error}; pass --map with the path of an .xodr file, or leave it out"
-        ) from error
-    try:
-        return RoadMap.load(path.stem, text)
+        road_map = maps.get(name)
     except MapError as error:
-        raise StartError(f"{choice}: {error}") from error
+        raise StartError(
+            f"{choice}: {error}; pass --map with the path of an .xodr file or the name of a map, or leave it out"
+        ) from error
+    if road_map is None:
+        raise StartError(
+            f"there is no map {choice!r}; pass --map with the path of an .xodr file or one of: {', '.join(maps.names())}"
+        )
+    return road_map
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -97,11 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rpc = listen(options.host, options.port)
         streaming = listen(options.host, options.port + 1)
-        road_map = load_map(options.map)
+        maps = MapShelf(folders_of(options.maps, os.environ))
+        road_map = load_map(maps, options.map)
     except StartError as error:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
-    server = build(road_map, options.port + 1, options.seed)
+    server = build(maps, road_map, options.port + 1, options.seed)
     gc.freeze()  # the map lives as long as the process: no collection has to walk it
 
     def ready(stop: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from zmqcarla.sim.calls import METHODS
+from zmqcarla.sim.maps import MapShelf
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.rpc import Session, answer
 from zmqcarla.sim.simulation import Simulation
@@ -199,6 +200,6 @@ class Server:
             self.simulation.streams.close()
 
 
-def build(road_map: RoadMap, streaming_port: int, seed: int) -> Server:
-    """A server for a map; it listens once `Server.serve` runs."""
-    return Server(Simulation(World(road_map, seed), StreamBoard(streaming_port)))
+def build(maps: MapShelf, road_map: RoadMap, streaming_port: int, seed: int) -> Server:
+    """A server that begins on a map; it listens once `Server.serve` runs."""
+    return Server(Simulation(World(road_map, seed), StreamBoard(streaming_port), maps))

@@ -114,10 +114,9 @@ class World:
         cleaned = [[phase for phase in phases if phase] for phases in groups]
         self.lights = TrafficLights(self.table, [phases for phases in cleaned if phases])
 
-    def load_episode(self, road_map: RoadMap | None, reset_settings: bool) -> None:
-        """Destroy everything and start a new episode, on another map if given."""
-        if road_map is not None:
-            self.road_map = road_map
+    def load_episode(self, road_map: RoadMap, reset_settings: bool) -> None:
+        """Destroy everything and start a new episode on a map."""
+        self.road_map = road_map
         if reset_settings:
             self.settings = Settings()
         self._begin()

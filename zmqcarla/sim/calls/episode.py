@@ -18,10 +18,8 @@ def version(_session: Session) -> str:
 
 
 def available_maps(session: Session) -> list[str]:
-    """The map that the simulator was started with, and the current one."""
-    simulation = session.simulation
-    names = dict.fromkeys((simulation.first_map.name, simulation.world.road_map.name))
-    return [f"/Game/Carla/Maps/{name}" for name in names]
+    """All maps that `load_new_episode` takes, as asset paths."""
+    return [f"/Game/Carla/Maps/{name}" for name in session.simulation.maps.names()]
 
 
 def episode_info(session: Session) -> list[Any]:
@@ -90,7 +88,7 @@ def upload_map(session: Session, opendrive: str, _parameters: list[Any]) -> None
     try:
         RoadMap.load("OpenDriveMap", opendrive)
     except MapError as error:
-        raise SimError(str(error)) from error
+        raise SimError(f"opendrive could not be correctly parsed: {error}") from error
     session.simulation.uploaded = opendrive
 
 
