@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DIR",
-        help="folder of .xodr files that load_world() finds by name; may be repeated; also ZMQCARLA_MAPS and CARLA_ROOT",
+        help="folder of .xodr files, found by name; may be repeated; also ZMQCARLA_MAPS and CARLA_ROOT",
     )
     p.add_argument("--seed", type=int, default=0, help="mixed into the noise seeds of sensors (%(default)s)")
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
@@ -63,7 +63,8 @@ def load_map(maps: MapShelf, choice: str) -> RoadMap:
         ) from error
     if road_map is None:
         raise StartError(
-            f"there is no map {choice!r}; pass --map with the path of an .xodr file or one of: {', '.join(maps.names())}"
+            f"there is no map {choice!r}; pass --map with the path of an .xodr file or one of: "
+            + ", ".join(maps.names())
         )
     return road_map
 

@@ -111,6 +111,4 @@ def _twin(name: str) -> str:
     return name.removesuffix(_OPT) if name.endswith(_OPT) else name + _OPT
 
 
-_CARLA_NAMES = tuple(
-    name for town in STAND_INS for name in ((town,) if town in _PLAIN_ONLY else (town, _twin(town)))
-)
+_CARLA_NAMES = tuple(name for town in STAND_INS for name in ((town,) if town in _PLAIN_ONLY else (town, _twin(town))))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from zmqcarla.sim import wire
+from zmqcarla.sim.level import LevelShelf
 from zmqcarla.sim.maps import MapShelf
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.sensors import Measuring
@@ -42,6 +43,7 @@ class Simulation:
         self.maps = maps
         self.uploaded: str | None = None
         self.studio = Studio()
+        self.level = LevelShelf()
         self.traffic_managers: dict[int, str] = {}
         self._wake = asyncio.Event()
         self._news: asyncio.TimerHandle | None = None

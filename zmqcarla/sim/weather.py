@@ -19,3 +19,8 @@ DEFAULT_WEATHER = [
 ]
 CLOUDINESS, PRECIPITATION = 0, 1
 SUN_AZIMUTH, SUN_ALTITUDE, FOG_DENSITY, FOG_DISTANCE, WETNESS = 4, 5, 6, 7, 9
+
+
+def is_night(weather: list[float]) -> bool:
+    """Whether the sun is below the horizon."""
+    return weather[SUN_ALTITUDE] < 0.0

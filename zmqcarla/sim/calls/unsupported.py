@@ -6,14 +6,14 @@ from zmqcarla.sim.rpc import Method, Session, value, void
 from zmqcarla.sim.world import SimError
 
 _VALUE = """
-console_command request_file get_navigation_mesh get_bones_transform get_gbuffer_token start_recorder
-show_recorder_file_info show_recorder_collisions show_recorder_actors_blocked replay_file is_sensor_enabled_for_ros
+request_file get_navigation_mesh get_gbuffer_token start_recorder
+show_recorder_file_info show_recorder_collisions show_recorder_actors_blocked replay_file
 """
 _VOID = """
-apply_color_texture_to_objects apply_float_color_texture_to_objects set_ignored_vehicles enable_gbuffers
+set_ignored_vehicles enable_gbuffers
 stop_recorder stop_replayer set_replayer_time_factor set_replayer_ignore_hero set_replayer_ignore_spectator
-enable_sensor_for_ros disable_sensor_for_ros send enable_carsim use_carsim_road enable_chrono_physics
-restore_physx_physics set_wheel_pitch
+send enable_carsim use_carsim_road enable_chrono_physics
+restore_physx_physics
 """
 
 
