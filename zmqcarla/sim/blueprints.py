@@ -419,6 +419,9 @@ _FILM = f"""{_VIEW} enable_postprocess_effects=true gamma=2.2 shutter_speed=200.
  chromatic_aberration_offset=0.0 bloom_intensity=0.675 lens_flare_intensity=0.1"""
 _BEAM = """channels=32 range=10.0 points_per_second=56000 rotation_frequency=10.0 upper_fov=10.0 lower_fov=-30.0
  horizontal_fov=360.0 sensor_tick=0.0"""
+_RADIO = """channel_id=Default transmit_power=21.5 receiver_sensitivity=-99.0 frequency_ghz=5.9
+ combined_antenna_gain=10.0 scenario=highway path_loss_exponent=2.7 d_ref=1.0 filter_distance=500.0
+ use_etsi_fading=true custom_fading_stddev=0.0 path_loss_model=winner noise_seed=0 sensor_tick=0.0"""
 _IMU_NOISE = " ".join(f"noise_accel_stddev_{a}=0.0 noise_gyro_bias_{a}=0.0 noise_gyro_stddev_{a}=0.0" for a in "xyz")
 _GNSS_NOISE = " ".join(f"noise_{a}_bias=0.0 noise_{a}_stddev=0.0" for a in ("lat", "lon", "alt"))
 # sensor: attribute=default ...; the type of an attribute is that of its default
@@ -429,6 +432,7 @@ _SENSORS = {
     "camera.instance_segmentation": _VIEW,
     "camera.normals": _VIEW,
     "camera.optical_flow": _VIEW,
+    "camera.cosmos_visualization": _VIEW,
     "camera.dvs": f"{_FILM} positive_threshold=0.3 negative_threshold=0.3 sigma_positive_threshold=0.0"
     " sigma_negative_threshold=0.0 refractory_period_ns=0 use_log=true log_eps=0.001",
     "lidar.ray_cast": f"{_BEAM} atmosphere_attenuation_rate=0.004 dropoff_general_rate=0.45"
@@ -439,6 +443,8 @@ _SENSORS = {
     "other.obstacle": "distance=5.0 hit_radius=0.5 only_dynamics=false debug_linetrace=false sensor_tick=0.0",
     "other.gnss": f"{_GNSS_NOISE} noise_seed=0 sensor_tick=0.0",
     "other.imu": f"{_IMU_NOISE} noise_seed=0 sensor_tick=0.0",
+    "other.v2x": f"{_RADIO} gen_cam_min=0.1 gen_cam_max=1.0 fixed_rate=false",
+    "other.v2x_custom": _RADIO,
     "other.radar": "horizontal_fov=30.0 vertical_fov=30.0 range=100.0 points_per_second=1500 noise_seed=0"
     " sensor_tick=0.0",
 }

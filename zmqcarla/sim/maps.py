@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from zmqcarla.sim.motorway import generate_motorway
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.town import TOWN_NAME, generate_town
 
@@ -25,9 +26,9 @@ STAND_INS: Mapping[str, Callable[[], str]] = {
     "Town01": lambda: generate_town(3, seed=1),
     "Town02": lambda: generate_town(2, seed=2),
     "Town03": lambda: generate_town(4, seed=3),
-    "Town04": lambda: generate_town(4, seed=4),
-    "Town05": lambda: generate_town(4, seed=5),
-    "Town06": lambda: generate_town(4, seed=6),
+    "Town04": lambda: generate_motorway(lanes=4, seed=4),
+    "Town05": lambda: generate_motorway(lanes=3, seed=5),
+    "Town06": lambda: generate_motorway(lanes=4, seed=6),
     "Town07": lambda: generate_town(2, seed=7),
     "Town10HD": lambda: generate_town(3, seed=10),
     "Town11": lambda: generate_town(4, seed=11),
