@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m zmqcarla.sim", description=__doc__)
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    p.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (%(default)s)")
+    p.add_argument("--port", type=int, default=2000, help="RPC port (%(default)s)")
     p.add_argument(
         "--map", default="default", help="path of an .xodr file, name of a map, or 'default' for a generated town"
     )
@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="DIR",
         help="folder of .xodr files, found by name; may be repeated; also ZMQCARLA_MAPS and CARLA_ROOT",
+    )
+    p.add_argument("--streaming-port", type=int, help="port of the streams (default: the one after --port)")
+    p.add_argument(
+        "--install-launcher",
+        metavar="DIR",
+        help="write DIR/CarlaUE4.sh, which starts this simulator with CARLA's arguments, and end",
     )
     p.add_argument("--seed", type=int, default=0, help="mixed into the noise seeds of sensors (%(default)s)")
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
@@ -106,15 +112,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     _on_signal(lambda: os._exit(0))  # nothing to tidy up before it serves
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    streaming_port: int = options.streaming_port or options.port + 1
     try:
+        if options.install_launcher:
+            return _install(Path(options.install_launcher))
         rpc = listen(options.host, options.port)
-        streaming = listen(options.host, options.port + 1)
+        streaming = listen(options.host, streaming_port)
         maps = MapShelf(folders_of(options.maps, os.environ))
         road_map = load_map(maps, options.map)
     except StartError as error:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
-    server = build(maps, road_map, options.port + 1, options.seed)
+    server = build(maps, road_map, streaming_port, options.seed)
     gc.freeze()  # the map lives as long as the process: no collection has to walk it
 
     def ready(stop: Callable[[], object]) -> None:
@@ -122,11 +131,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
             f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
-            f"{options.port + 1} (streams)",
+            f"{streaming_port} (streams)",
             flush=True,
         )
 
     asyncio.run(server.serve(rpc, streaming, ready))
+    return 0
+
+
+def _install(folder: Path) -> int:
+    from zmqcarla.sim.launcher import install  # noqa: PLC0415  it imports this module
+
+    print(f"wrote {install(folder)}; CARLA_ROOT={folder.absolute()} makes programs start it")
     return 0
 
 

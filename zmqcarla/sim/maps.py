@@ -43,8 +43,10 @@ _PLAIN_ONLY = frozenset({"Town11", "Town12", "Town13", "Town15"})
 def folders_of(options: Iterable[str], environment: Mapping[str, str]) -> list[Path]:
     """Folders to look for OpenDRIVE files in: those given, those of ZMQCARLA_MAPS, those of CARLA_ROOT."""
     named = [*options, *filter(None, environment.get("ZMQCARLA_MAPS", "").split(os.pathsep))]
-    root = environment.get("CARLA_ROOT")
-    return [Path(name) for name in named] + ([Path(root) / CARLA_MAPS] if root else [])
+    below_root = Path(environment.get("CARLA_ROOT", "")) / CARLA_MAPS
+    return [Path(name) for name in named] + (
+        [below_root] if "CARLA_ROOT" in environment and below_root.is_dir() else []
+    )
 
 
 class MapShelf:

@@ -32,6 +32,7 @@ from zmqcarla.sim.streets import (
     write_road,
 )
 
+_STREET_X_M = -250.0  # so that the map's origin lies in the open, on level ground
 _HALF_MEDIAN_M = 2.0
 _BRIDGE_M = 6.0
 _RAMP_BEGIN_M = 195.0  # from the crossing: where a ramp is clear of the carriageway
@@ -191,12 +192,12 @@ def generate_motorway(lanes: int = 4, seed: int = 0) -> str:
     radius = float(chance.randrange(150, 201, 10))
     half = _RAMP_BEGIN_M + _TAPER_M + float(chance.randrange(60, 161, 20))
     reach = half + radius + 30.0
-    net = Network("Motorway", (-reach, -radius - 100.0, reach, radius + 100.0))
+    net = Network("Motorway", (_STREET_X_M - reach, -radius - 100.0, _STREET_X_M + reach, radius + 100.0))
     street: dict[float, dict[int, Arm]] = {}
     for outer in (True, False):
         bend = radius + (_HALF_MEDIAN_M if outer else -_HALF_MEDIAN_M)
-        south = _Crossing(0.0, -bend, 0 if outer else 2)
-        north = _Crossing(0.0, bend, 2 if outer else 0)
+        south = _Crossing(_STREET_X_M, -bend, 0 if outer else 2)
+        north = _Crossing(_STREET_X_M, bend, 2 if outer else 0)
         straight = half - _RAMP_BEGIN_M - _TAPER_M
         turn = math.pi if outer else -math.pi
         pieces = [(straight, 0.0), (bend * math.pi, turn), (straight, 0.0)]
@@ -214,7 +215,7 @@ def _street(net: Network, crossings: dict[float, dict[int, Arm]]) -> None:
     """Write the street that runs north through all crossings with ramps, given by their y; then the crossings."""
     places = sorted(crossings)
     for south, north in itertools.pairwise(places):
-        start, end = (0.0, south + JUNCTION_M), (0.0, north - JUNCTION_M)
+        start, end = (_STREET_X_M, south + JUNCTION_M), (_STREET_X_M, north - JUNCTION_M)
         road_id = write_road(net, start, 1, [(end[1] - start[1], 0)], -1, _STREET_KMH, _BRIDGE_M)
         street_lanes(net.roads[road_id], 1)
         crossings[south][1] = Arm(road_id, False, 1, 1, _STREET_KMH, *start)

@@ -20,7 +20,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from zmqcarla.sim import curves
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -41,7 +45,7 @@ class MapError(ValueError):
 def _broken(found: str) -> MapError:
     return MapError(
         f"expected an OpenDRIVE document of roads with driving lanes, found {found}; "
-        "pass the text of an .xodr file (OpenDRIVE 1.4, line and arc geometry)"
+        "pass the text of an .xodr file (OpenDRIVE 1.4)"
     )
 
 
@@ -227,17 +231,44 @@ def _table(parent: ElementTree.Element | None, tag: str, key: str = "s") -> Floa
     return np.array(sorted(rows) or [[0.0] * 5])
 
 
+def _numbers(element: ElementTree.Element, names: str) -> dict[str, float]:
+    return {name: _number(element, name) for name in names.split()}
+
+
+# by the name of the shape: rows of a course of a length, in the frame of its begin
+_COURSES: dict[str, Callable[[ElementTree.Element, float], Floats]] = {
+    "line": lambda _shape, _length_m: np.zeros((1, 5)),
+    "arc": lambda shape, _length_m: np.array([[0.0, 0.0, 0.0, 0.0, _number(shape, "curvature")]]),
+    "spiral": lambda shape, length_m: curves.clothoid(length_m, _numbers(shape, "curvStart curvEnd")),
+    "poly3": lambda shape, length_m: curves.cubic(length_m, _numbers(shape, "a b c d")),
+    "paramPoly3": lambda shape, length_m: curves.parametric(
+        length_m, _numbers(shape, "aU bU cU dU aV bV cV dV"), shape.get("pRange") != "arcLength"
+    ),
+}
+
+
 def _geometry(road: ElementTree.Element) -> Floats:
-    rows: list[list[float]] = []
+    """Rows (s, x, y, heading, curvature), one a line or arc."""
+    parts: list[Floats] = []
     for item in road.findall("planView/geometry"):
-        shapes = [child.tag for child in item if child.tag not in ("userData", "include")]
-        if shapes not in (["line"], ["arc"]):
-            raise _broken(f"road {road.get('id')} with geometry {'+'.join(shapes) or 'nothing'}")
-        curvature = _number(item[0], "curvature") if shapes == ["arc"] else 0.0
-        rows.append([*(_number(item, name) for name in ("s", "x", "y", "hdg")), curvature])
-    if not rows:
+        shapes = [child for child in item if child.tag not in ("userData", "include")]
+        if len(shapes) != 1 or shapes[0].tag not in _COURSES:
+            found = "+".join(shape.tag for shape in shapes) or "nothing"
+            raise _broken(f"road {road.get('id')} with geometry {found}")
+        s_m, x, y, heading, length_m = (_number(item, name) for name in ("s", "x", "y", "hdg", "length"))
+        if length_m <= 0.0:
+            continue  # real maps have them; nothing lies on such a piece
+        rows = _COURSES[shapes[0].tag](shapes[0], length_m)
+        cos, sin = math.cos(heading), math.sin(heading)
+        u, v = rows[:, 1].copy(), rows[:, 2].copy()
+        rows[:, 1], rows[:, 2] = x + u * cos - v * sin, y + u * sin + v * cos
+        rows[:, 0] += s_m
+        rows[:, 3] += heading
+        parts.append(rows)
+    if not parts:
         raise _broken(f"road {road.get('id')} without a planView geometry")
-    return np.array(sorted(rows))
+    table = np.concatenate(parts)
+    return table[np.argsort(table[:, 0], kind="stable")]
 
 
 def _lane(element: ElementTree.Element) -> Lane:
