@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from zmqcarla.sim import wire
+from zmqcarla.sim.launcher import InstallError, install
 from zmqcarla.sim.maps import MapShelf, folders_of
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.server import build
@@ -115,12 +116,14 @@ def main(arguments: list[str] | None = None) -> int:
     streaming_port: int = options.streaming_port or options.port + 1
     try:
         if options.install_launcher:
-            return _install(Path(options.install_launcher))
+            folder = Path(options.install_launcher)
+            print(f"wrote {install(folder)}; CARLA_ROOT={folder.absolute()} makes programs start it")
+            return 0
         rpc = listen(options.host, options.port)
         streaming = listen(options.host, streaming_port)
         maps = MapShelf(folders_of(options.maps, os.environ))
         road_map = load_map(maps, options.map)
-    except StartError as error:
+    except (StartError, InstallError) as error:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
     server = build(maps, road_map, streaming_port, options.seed)
@@ -136,13 +139,6 @@ def main(arguments: list[str] | None = None) -> int:
         )
 
     asyncio.run(server.serve(rpc, streaming, ready))
-    return 0
-
-
-def _install(folder: Path) -> int:
-    from zmqcarla.sim.launcher import install  # noqa: PLC0415  it imports this module
-
-    print(f"wrote {install(folder)}; CARLA_ROOT={folder.absolute()} makes programs start it")
     return 0
 
 

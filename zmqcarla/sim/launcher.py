@@ -8,8 +8,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from zmqcarla.sim.__main__ import StartError, main
-
 NAME = "CarlaUE4.sh"
 DEFAULT_MAP = "Town10HD_Opt"
 """The map that CARLA starts with."""
@@ -20,6 +18,7 @@ _MEANINGLESS = frozenset(
     {
         "benchmark",
         "carla-server",
+        "carla-streaming-port",  # 0: any
         "fullscreen",
         "graphicsadapter",
         "no-rendering",
@@ -41,15 +40,19 @@ _MEANINGLESS = frozenset(
 )
 
 
+class InstallError(Exception):
+    """The script cannot be written; the text says why."""
+
+
 def install(folder: Path) -> Path:
     """Write the script into a folder, which is made if need be; returns its path.
 
     Raises:
-        StartError: a script of that name is there that is not ours, or the folder cannot be written.
+        InstallError: a script of that name is there that is not ours, or the folder cannot be written.
     """
     path = folder / NAME
     if path.exists() and _MARK not in path.read_text(errors="replace"):
-        raise StartError(f"{path} is there and is not ours (a CARLA release?); pass another folder")
+        raise InstallError(f"{path} is there and is not ours (a CARLA release?); pass another folder")
     text = (
         "#!/bin/sh\n"
         f"# {_MARK}; it takes CarlaUE4's arguments\n"
@@ -62,7 +65,7 @@ def install(folder: Path) -> Path:
         path.write_text(text)
         path.chmod(0o755)
     except OSError as error:
-        raise StartError(f"cannot write {path}: {error}") from error
+        raise InstallError(f"cannot write {path}: {error}") from error
     return path
 
 
@@ -92,6 +95,8 @@ def translate(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def run(arguments: list[str]) -> int:
     """Start the simulator with CARLA's arguments; returns the exit code."""
+    from zmqcarla.sim.__main__ import main  # noqa: PLC0415  which imports this module
+
     ours, unknown = translate(arguments)
     if unknown:
         print(f"{NAME}: not known to the embedded simulator and passed over: {' '.join(unknown)}", file=sys.stderr)

@@ -378,7 +378,7 @@ def _signal(net: Network, arm: Arm, signal_id: int, kind: str) -> None:
         height=1.0,
         width=0.5,
     )
-    lanes = sorted((arm.incoming(1), arm.incoming(arm.lanes)), key=abs)
+    lanes = sorted((arm.incoming(1), arm.incoming(arm.lanes)))  # the carla library wants the lower id first
     add(item, "validity", fromLane=lanes[0], toLane=lanes[-1])
 
 

@@ -288,6 +288,8 @@ class World:
         ):
             if actor in members:
                 members.remove(actor)  # type: ignore[arg-type]
+                if members is roster.friction:
+                    self._grease(roster.vehicles)
         return True
 
     def get(self, actor_id: int) -> Actor:
