@@ -198,6 +198,7 @@ def test_wheels_are_turned_for_show(world: Any) -> None:
 def test_a_friction_trigger_shows_in_the_physics_control(world: Any) -> None:
     """static.trigger.friction: a box in which wheels have another friction."""
     car = spawn(world, "vehicle.audi.tt")
+    world.tick()
     blueprint = world.get_blueprint_library().find("static.trigger.friction")
     blueprint.set_attribute("friction", "0.5")
     trigger = world.spawn_actor(blueprint, car.get_transform())

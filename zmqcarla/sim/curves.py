@@ -68,5 +68,5 @@ def _polynomial(length_m: float, numbers: Mapping[str, float], last: float) -> F
     heading = np.unwrap(np.arctan2(np.polyval(np.polyder(up), at), np.polyval(np.polyder(across), at)))
     curvature = np.diff(heading) / np.maximum(np.diff(s_m), 1e-9)
     places = np.polyval(across, at), np.polyval(up, at)
-    rows: Floats = np.stack([s_m[:-1], places[0][:-1], places[1][:-1], heading[:-1], curvature], axis=-1)
-    return rows
+    rows = np.stack([s_m[:-1], places[0][:-1], places[1][:-1], heading[:-1], curvature], axis=-1)
+    return rows.astype(np.float64)
