@@ -23,7 +23,7 @@ import numpy as np
 from zmqcarla.sim import curves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -34,6 +34,9 @@ DRIVABLE = frozenset({"driving", "bidirectional", "entry", "exit", "onRamp", "of
 
 TRAFFIC_LIGHT = "1000001"
 """The signal type of a traffic light."""
+
+SPEED_LIMIT = "274"
+"""The signal type of a speed limit sign; CARLA's maps have them as objects that are called Speed_30."""
 
 _KMH_PER_UNIT = {"km/h": 1.0, "mph": 1.609344, "m/s": 3.6, "": 3.6}
 
@@ -80,7 +83,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class SignalElement:
-    """A `<signal>` (a light or a sign where it stands) of a road."""
+    """A `<signal>` (a light or a sign where it stands) of a road, or an `<object>` that is a speed limit sign."""
 
     signal_id: str
     kind: str
@@ -89,6 +92,7 @@ class SignalElement:
     z_offset_m: float
     orientation: str
     lanes: tuple[int, int]
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +330,18 @@ def _signals(road: ElementTree.Element) -> tuple[tuple[SignalElement, ...], tupl
                 if kind == "-1" and item.get("dynamic") == "yes":  # how some maps write their traffic lights
                     kind = TRAFFIC_LIGHT
                 span = lanes[0] if lanes else (0, 0)
-                signals.append(SignalElement(signal_id, kind, s_m, _number(item, "t"), z_m, facing, span))
-    return tuple(signals), tuple(references)
+                value = float(item.get("value", "0")) if kind == SPEED_LIMIT else 0.0
+                signals.append(SignalElement(signal_id, kind, s_m, _number(item, "t"), z_m, facing, span, value))
+    return (*signals, *_speed_limits(road)), tuple(references)
+
+
+def _speed_limits(road: ElementTree.Element) -> Iterator[SignalElement]:
+    for item in road.findall("objects/object"):
+        found = re.fullmatch(r"Speed_(\d+)", item.get("name", ""))
+        if found:
+            place = [_number(item, name, 0.0) for name in ("s", "t", "zOffset")]
+            facing = item.get("orientation", "+")
+            yield SignalElement(item.get("id", ""), SPEED_LIMIT, *place, facing, (0, 0), float(found.group(1)))
 
 
 def _object(road: Road, element: ElementTree.Element) -> RoadObject:
