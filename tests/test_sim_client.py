@@ -67,7 +67,7 @@ def settle(world: Any, ticks: int = 15) -> None:
 def test_versions_maps_and_settings(client: Any, world: Any) -> None:
     assert client.get_server_version() == client.get_client_version() == "0.9.16"
     name = world.get_map().name.rsplit("/", 1)[-1]
-    assert [path.rsplit("/", 1)[-1] for path in client.get_available_maps()] == [name]
+    assert f"/Game/Carla/Maps/{name}" in client.get_available_maps()
     settings = world.get_settings()
     assert settings.synchronous_mode
     assert settings.fixed_delta_seconds == DELTA_S
@@ -334,8 +334,8 @@ def test_traffic_lights(world: Any) -> None:
     world.tick()
     assert light.state == carla.TrafficLightState.Off
     assert light.is_frozen()
-    box = light.get_light_boxes()[0]
-    stand = carla.Transform(box.location + carla.Location(z=-0.8), box.rotation)
+    stop = light.get_stop_waypoints()[0].transform
+    stand = carla.Transform(stop.location + carla.Location(z=0.2), stop.rotation)
     car = spawn(world, "vehicle.audi.tt", stand)
     light.set_state(carla.TrafficLightState.Red)
     settle(world, 5)
@@ -423,7 +423,7 @@ def test_reload_starts_afresh_and_ids_go_on(client: Any, world: Any) -> None:
 
 
 def test_unknown_map_and_unsupported_calls_are_told_in_words(client: Any, world: Any) -> None:
-    with pytest.raises(RuntimeError, match="map not found"):
+    with pytest.raises(RuntimeError, match="Map 'Town99' not found"):
         client.load_world("Town99")
     with pytest.raises(RuntimeError, match=r"not supported by the embedded simulator: sensor\.camera\.dvs"):
         spawn(world, "sensor.camera.dvs", carla.Transform())

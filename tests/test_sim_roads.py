@@ -3,12 +3,14 @@
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import carla
 import numpy as np
 import pytest
 
+from zmqcarla.sim.motorway import generate_motorway
+from zmqcarla.sim.opendrive import parse
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.town import TOWN_NAME, generate_town
 
@@ -21,13 +23,16 @@ def loaded(name: str) -> RoadMap:
     if name.startswith(TOWN_NAME):
         blocks, seed = (int(part) for part in name.removeprefix(TOWN_NAME).split("-"))
         return RoadMap.load(TOWN_NAME, generate_town(blocks, seed))
+    if name.startswith("Motorway"):
+        lanes, seed = (int(part) for part in name.removeprefix("Motorway").split("-"))
+        return RoadMap.load(name, generate_motorway(lanes, seed))
     path = MAPS / f"{name}.xodr"
     if not path.exists():
         pytest.skip(f"{path} is not there: real maps are not part of the repository")
     return RoadMap.load(name, path.read_text())
 
 
-TOWNS = (f"{TOWN_NAME}3-0", f"{TOWN_NAME}2-1", f"{TOWN_NAME}4-5")
+TOWNS = (f"{TOWN_NAME}3-0", f"{TOWN_NAME}2-1", f"{TOWN_NAME}4-5", "Motorway4-4")
 
 
 def key_of(waypoint: Any) -> tuple[int, int, int]:
@@ -61,9 +66,38 @@ def test_text_that_is_no_map_is_named_before_carla_sees_it(text: str, found: str
 
 
 def test_unsupported_geometry_is_named() -> None:
-    text = generate_town(2).replace("<line />", '<spiral curvStart="0" curvEnd="0.1" />', 1)
-    with pytest.raises(MapError, match="geometry spiral"):
+    text = generate_town(2).replace("<line />", "<bezier />", 1)
+    with pytest.raises(MapError, match="geometry bezier"):
         RoadMap.load("bad", text)
+
+
+ONE_ROAD = """<?xml version="1.0"?><OpenDRIVE><header revMajor="1" revMinor="4">
+<geoReference>+proj=tmerc +lat_0=0 +lon_0=0</geoReference></header>
+<road name="r" length="50" id="1" junction="-1"><link/><planView>
+<geometry s="0" x="10" y="5" hdg="0.5" length="50">{shape}</geometry></planView><elevationProfile/><lateralProfile/>
+<lanes><laneSection s="0"><center><lane id="0" type="none" level="false"/></center><right>
+<lane id="-1" type="driving" level="false"><width sOffset="0" a="3.5" b="0" c="0" d="0"/></lane>
+</right></laneSection></lanes></road></OpenDRIVE>"""
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '<spiral curvStart="0.0" curvEnd="0.02"/>',
+        '<spiral curvStart="0.03" curvEnd="-0.01"/>',
+        '<poly3 a="0" b="0" c="0.003" d="-0.00002"/>',
+        '<paramPoly3 pRange="normalized" aU="0" bU="50" cU="0" dU="-2" aV="0" bV="0" cV="10" dV="-3"/>',
+        '<paramPoly3 pRange="arcLength" aU="0" bU="1" cU="0" dU="0" aV="0" bV="0" cV="0.002" dV="0"/>',
+    ],
+)
+def test_courses_run_where_the_carla_library_has_them(shape: str) -> None:
+    text = ONE_ROAD.format(shape=shape)
+    road, carla_map = parse(text).roads[1], cast("Any", carla.Map("one", text))
+    for s_m in (0.5, 10.0, 25.0, 49.0):
+        theirs = carla_map.get_waypoint_xodr(1, -1, s_m).transform
+        (x, y, _), yaw = road.points(np.array([s_m]), np.array([-1.75]))[0], road.yaws_deg(np.array([s_m]))[0]
+        assert (theirs.location.x, theirs.location.y) == pytest.approx((x, y), abs=0.01)
+        assert abs(math.remainder(theirs.rotation.yaw - yaw, 360.0)) < 0.05
 
 
 def test_the_town_depends_on_its_arguments_only() -> None:
@@ -71,6 +105,10 @@ def test_the_town_depends_on_its_arguments_only() -> None:
     assert generate_town(3, 7) != generate_town(3, 8)
     with pytest.raises(ValueError, match="blocks >= 2"):
         generate_town(1)
+    assert generate_motorway(3, 7) == generate_motorway(3, 7)
+    assert generate_motorway(3, 7) != generate_motorway(3, 8)
+    with pytest.raises(ValueError, match="2 to 5 lanes"):
+        generate_motorway(1)
 
 
 @pytest.mark.parametrize("name", TOWNS)
@@ -155,8 +193,9 @@ def test_signals_rule_the_lanes_before_their_junction(name: str) -> None:
             waypoint = road_map.carla_map.get_waypoint(carla.Location(*box.centre))
             assert not waypoint.is_junction
             assert abs(math.remainder(waypoint.transform.rotation.yaw - box.yaw_deg, 360.0)) < 1.0
-            ahead = {item.junction_id for item in waypoint.next(15.0)}
-            assert signal.junction_id in ahead
+            if not signal.type_id.startswith("traffic.speed_limit."):
+                ahead = {item.junction_id for item in waypoint.next(15.0)}
+                assert signal.junction_id in ahead
             # the box lies within the union, which is given in the actor's frame with x across the lane
             right = (box.centre[0] - signal.location[0], box.centre[1] - signal.location[1])
             x = right[0] * math.cos(yaw) + right[1] * math.sin(yaw)
@@ -166,6 +205,14 @@ def test_signals_rule_the_lanes_before_their_junction(name: str) -> None:
         first = signal.trigger_boxes[0]
         assert abs(math.remainder(signal.yaw_deg - first.yaw_deg - 90.0, 360.0)) < 1e-6
         assert min(signal.box_extent) > 0.5
+
+
+def test_speed_limit_signs_of_a_real_map_are_actors() -> None:
+    road_map = loaded("Town01")
+    marks = {mark.id: mark.value for mark in road_map.carla_map.get_all_landmarks_of_type("274")}
+    signs = {s.opendrive_id: s.type_id for s in road_map.signals if s.type_id.startswith("traffic.speed_limit.")}
+    assert signs == {number: f"traffic.speed_limit.{round(value)}" for number, value in marks.items()}
+    assert len(signs) == 22
 
 
 @pytest.mark.parametrize("name", [*TOWNS, *REAL])

@@ -87,7 +87,7 @@ def test_unknown_blueprint_and_missing_actor_are_told(world: World) -> None:
         world.spawn("vehicle.no.such", [], point(world))
     with pytest.raises(SimError, match="99999"):
         world.get(99999)
-    with pytest.raises(SimError, match="expected a vehicle"):
+    with pytest.raises(SimError, match="Actor does not match the expected type"):
         world.get_kind(world.spectator.id, Vehicle)
 
 

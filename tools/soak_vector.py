@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +345,7 @@ def _progress() -> Progress:
 
 def _table(reports: list[dict[str, Any]]) -> Table:
     table = Table("", *[report["transport"] for report in reports], title="soak")
-    rows = {
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "steps": lambda report: f"{report['steps']} in {report['seconds']:.0f} s",
         "rows checked": lambda report: str(report["row_steps_checked"]),
         "step p50 / p99 / max": lambda report: " / ".join(f"{value:.1f} ms" for value in report["step_ms"].values()),

@@ -15,9 +15,11 @@ import psutil
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.faults import FORMS, Fault, Faults, crash, parse_fault
+from zmqcarla.sim.launcher import InstallError, install
+from zmqcarla.sim.maps import MapShelf, folders_of
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.server import build
-from zmqcarla.sim.town import generate_town
+from zmqcarla.sim.town import TOWN_NAME
 
 BAD_START = 2
 
@@ -30,8 +32,23 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m zmqcarla.sim", description=__doc__)
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    p.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (%(default)s)")
-    p.add_argument("--map", default="default", help="path of an OpenDRIVE file, or 'default' for a generated town")
+    p.add_argument("--port", type=int, default=2000, help="RPC port (%(default)s)")
+    p.add_argument(
+        "--map", default="default", help="path of an .xodr file, name of a map, or 'default' for a generated town"
+    )
+    p.add_argument(
+        "--maps",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of .xodr files, found by name; may be repeated; also ZMQCARLA_MAPS and CARLA_ROOT",
+    )
+    p.add_argument("--streaming-port", type=int, help="port of the streams (default: the one after --port)")
+    p.add_argument(
+        "--install-launcher",
+        metavar="DIR",
+        help="write DIR/CarlaUE4.sh, which starts this simulator with CARLA's arguments, and end",
+    )
     p.add_argument("--seed", type=int, default=0, help="mixed into the noise seeds of sensors (%(default)s)")
     p.add_argument(
         "--fault",
@@ -52,29 +69,31 @@ def _fault(text: str) -> Fault:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def load_map(choice: str) -> RoadMap:
-    """The map that the command line names.
+def load_map(maps: MapShelf, choice: str) -> RoadMap:
+    """The map that the command line names, as a path or by name.
 
     Raises:
-        StartError: no such file, or it is no OpenDRIVE document.
+        StartError: there is no such file or map, or it is no OpenDRIVE document.
     """
-    if choice == "default":
-        return RoadMap.load("ZmqTown", generate_town())
-    path = Path(choice)
+    name = TOWN_NAME if choice == "default" else choice.rsplit("/", 1)[-1]
+    if choice.endswith(".xodr") or Path(choice).is_file():
+        name = maps.add_file(Path(choice))
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(
-            f"cannot read the map {choice!r}: {error}; pass --map with the path of an .xodr file, or leave it out"
-        ) from error
-    try:
-        return RoadMap.load(path.stem, text)
+        road_map = maps.get(name)
     except MapError as error:
-        raise StartError(f"{choice}: {error}") from error
+        raise StartError(
+            f"{choice}: {error}; pass --map with the path of an .xodr file or the name of a map, or leave it out"
+        ) from error
+    if road_map is None:
+        raise StartError(
+            f"there is no map {choice!r}; pass --map with the path of an .xodr file or one of: "
+            + ", ".join(maps.names())
+        )
+    return road_map
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has its address and does not listen yet.
 
     Raises:
         StartError: the address cannot be had; names the owner of the port where it is readable.
@@ -84,14 +103,31 @@ def listen(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-        sock.listen(1024)
     except (OSError, OverflowError) as error:
         sock.close()
-        raise StartError(
-            f"cannot listen on {host} port {port}: {error}{_owner(port)}; "
-            "stop that process or pass another --port (this one and the next must be free)"
-        ) from error
+        raise _no_port(host, port, error) from error
     return sock
+
+
+def listen(sock: socket.socket) -> None:
+    """Let clients connect.
+
+    Raises:
+        StartError: another process was quicker.
+    """
+    host, port = sock.getsockname()[:2]
+    try:
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        raise _no_port(host, port, error) from error
+
+
+def _no_port(host: str, port: int, error: Exception) -> StartError:
+    return StartError(
+        f"cannot listen on {host} port {port}: {error}{_owner(port)}; "
+        "stop that process or pass another --port (this one and the next must be free)"
+    )
 
 
 def _owner(port: int) -> str:
@@ -112,14 +148,22 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
     if Fault("crash-at-start") in options.fault:
         crash("at its start")
+    streaming_port: int = options.streaming_port or options.port + 1
     try:
-        rpc = listen(options.host, options.port)
-        streaming = listen(options.host, options.port + 1)
-        road_map = load_map(options.map)
-    except StartError as error:
+        if options.install_launcher:
+            folder = Path(options.install_launcher)
+            print(f"wrote {install(folder)}; CARLA_ROOT={folder.absolute()} makes programs start it")
+            return 0
+        rpc, streaming = bind(options.host, options.port), bind(options.host, streaming_port)
+        maps = MapShelf(folders_of(options.maps, os.environ))
+        road_map = load_map(maps, options.map)
+        server = build(maps, road_map, streaming_port, options.seed)
+        # Only now: who finds the port open may expect an answer within its time-out.
+        listen(streaming)
+        listen(rpc)
+    except (StartError, InstallError) as error:
         print(f"zmqcarla sim: {error}", file=sys.stderr)
         return BAD_START
-    server = build(road_map, options.port + 1, options.seed)
     server.faults = Faults(options.fault, server.simulation.streams.tear)
     gc.freeze()  # the map lives as long as the process: no collection has to walk it
 
@@ -128,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
             f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
-            f"{options.port + 1} (streams)",
+            f"{streaming_port} (streams)",
             flush=True,
         )
 

@@ -29,6 +29,7 @@ class Actor:
         shape: bounding box in its own frame.
         row: index of its record; changes when others are destroyed.
         parent: whom it is attached to; `relative` is its pose on the parent.
+        arm_yaw_deg: yaw of the spring arm that it hangs on, None when it sits on its parent rigidly.
         children: who is attached to it.
         stream_id: stream of its measurements, 0 for none.
         spawn_frame: frame after which it came to be.
@@ -43,6 +44,7 @@ class Actor:
     row: int = -1
     parent: "Actor | None" = None
     relative: Pose = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    arm_yaw_deg: float | None = None
     children: "list[Actor]" = field(default_factory=list["Actor"])
     stream_id: int = 0
     token: bytes = b""
@@ -98,7 +100,7 @@ class Vehicle(Actor):
         constant_mps: velocity in its own frame that it is held at.
         push_mps: velocity change still to be applied, world frame; `spin_rad_s` likewise for the yaw rate.
         ackermann: target of the Ackermann controller, None while pedals are used.
-        wheel_deg: angles of wheels that a script turned by hand, by wheel.
+        wheel_deg: steering angles of wheels that a script turned by hand, by wheel; `wheel_pitch_deg` likewise.
         sticky: whether a control stays until the next one.
     """
 
@@ -116,6 +118,7 @@ class Vehicle(Actor):
     ackermann: list[float] | None = None
     ackermann_gains: list[float] = field(default_factory=lambda: [0.15, 0.0, 0.25, 0.01, 0.0, 0.01])
     wheel_deg: dict[int, float] = field(default_factory=dict[int, float])
+    wheel_pitch_deg: dict[int, float] = field(default_factory=dict[int, float])
     sticky: bool = True
     light: "TrafficLight | None" = None
 
@@ -133,10 +136,16 @@ class Vehicle(Actor):
 
 @dataclass(eq=False, slots=True)
 class Walker(Actor):
-    """A pedestrian; its record's control says where it walks."""
+    """A pedestrian; its record's control says where it walks.
+
+    Attributes:
+        bones: poses on their parents that a script gave to bones, by bone; `blend` (0 to 1) says how far they show.
+    """
 
     grounded: bool | None = None
     dead: bool = False
+    bones: dict[str, Pose] = field(default_factory=dict[str, Pose])
+    blend: float = 0.0
 
 
 @dataclass(eq=False, slots=True)

@@ -20,7 +20,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from zmqcarla.sim import curves
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -30,6 +34,9 @@ DRIVABLE = frozenset({"driving", "bidirectional", "entry", "exit", "onRamp", "of
 
 TRAFFIC_LIGHT = "1000001"
 """The signal type of a traffic light."""
+
+SPEED_LIMIT = "274"
+"""The signal type of a speed limit sign; CARLA's maps have them as objects that are called Speed_30."""
 
 _KMH_PER_UNIT = {"km/h": 1.0, "mph": 1.609344, "m/s": 3.6, "": 3.6}
 
@@ -41,7 +48,7 @@ class MapError(ValueError):
 def _broken(found: str) -> MapError:
     return MapError(
         f"expected an OpenDRIVE document of roads with driving lanes, found {found}; "
-        "pass the text of an .xodr file (OpenDRIVE 1.4, line and arc geometry)"
+        "pass the text of an .xodr file (OpenDRIVE 1.4)"
     )
 
 
@@ -76,7 +83,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class SignalElement:
-    """A `<signal>` (a light or a sign where it stands) of a road."""
+    """A `<signal>` (a light or a sign where it stands) of a road, or an `<object>` that is a speed limit sign."""
 
     signal_id: str
     kind: str
@@ -85,6 +92,7 @@ class SignalElement:
     z_offset_m: float
     orientation: str
     lanes: tuple[int, int]
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,17 +260,44 @@ def _crossfalls(profile: ElementTree.Element | None) -> tuple[Floats, Floats]:
     return sides[0], sides[1]
 
 
+def _numbers(element: ElementTree.Element, names: str) -> dict[str, float]:
+    return {name: _number(element, name) for name in names.split()}
+
+
+# by the name of the shape: rows of a course of a length, in the frame of its begin
+_COURSES: dict[str, Callable[[ElementTree.Element, float], Floats]] = {
+    "line": lambda _shape, _length_m: np.zeros((1, 5)),
+    "arc": lambda shape, _length_m: np.array([[0.0, 0.0, 0.0, 0.0, _number(shape, "curvature")]]),
+    "spiral": lambda shape, length_m: curves.clothoid(length_m, _numbers(shape, "curvStart curvEnd")),
+    "poly3": lambda shape, length_m: curves.cubic(length_m, _numbers(shape, "a b c d")),
+    "paramPoly3": lambda shape, length_m: curves.parametric(
+        length_m, _numbers(shape, "aU bU cU dU aV bV cV dV"), shape.get("pRange") != "arcLength"
+    ),
+}
+
+
 def _geometry(road: ElementTree.Element) -> Floats:
-    rows: list[list[float]] = []
+    """Rows (s, x, y, heading, curvature), one a line or arc."""
+    parts: list[Floats] = []
     for item in road.findall("planView/geometry"):
-        shapes = [child.tag for child in item if child.tag not in ("userData", "include")]
-        if shapes not in (["line"], ["arc"]):
-            raise _broken(f"road {road.get('id')} with geometry {'+'.join(shapes) or 'nothing'}")
-        curvature = _number(item[0], "curvature") if shapes == ["arc"] else 0.0
-        rows.append([*(_number(item, name) for name in ("s", "x", "y", "hdg")), curvature])
-    if not rows:
+        shapes = [child for child in item if child.tag not in ("userData", "include")]
+        if len(shapes) != 1 or shapes[0].tag not in _COURSES:
+            found = "+".join(shape.tag for shape in shapes) or "nothing"
+            raise _broken(f"road {road.get('id')} with geometry {found}")
+        s_m, x, y, heading, length_m = (_number(item, name) for name in ("s", "x", "y", "hdg", "length"))
+        if length_m <= 0.0:
+            continue  # real maps have them; nothing lies on such a piece
+        rows = _COURSES[shapes[0].tag](shapes[0], length_m)
+        cos, sin = math.cos(heading), math.sin(heading)
+        u, v = rows[:, 1].copy(), rows[:, 2].copy()
+        rows[:, 1], rows[:, 2] = x + u * cos - v * sin, y + u * sin + v * cos
+        rows[:, 0] += s_m
+        rows[:, 3] += heading
+        parts.append(rows)
+    if not parts:
         raise _broken(f"road {road.get('id')} without a planView geometry")
-    return np.array(sorted(rows))
+    table = np.concatenate(parts)
+    return table[np.argsort(table[:, 0], kind="stable")]
 
 
 def _lane(element: ElementTree.Element) -> Lane:
@@ -320,8 +355,18 @@ def _signals(road: ElementTree.Element) -> tuple[tuple[SignalElement, ...], tupl
                 if kind == "-1" and item.get("dynamic") == "yes":  # how some maps write their traffic lights
                     kind = TRAFFIC_LIGHT
                 span = lanes[0] if lanes else (0, 0)
-                signals.append(SignalElement(signal_id, kind, s_m, _number(item, "t"), z_m, facing, span))
-    return tuple(signals), tuple(references)
+                value = float(item.get("value", "0")) if kind == SPEED_LIMIT else 0.0
+                signals.append(SignalElement(signal_id, kind, s_m, _number(item, "t"), z_m, facing, span, value))
+    return (*signals, *_speed_limits(road)), tuple(references)
+
+
+def _speed_limits(road: ElementTree.Element) -> Iterator[SignalElement]:
+    for item in road.findall("objects/object"):
+        found = re.fullmatch(r"Speed_(\d+)", item.get("name", ""))
+        if found:
+            s_m, t_m, z_m = (_number(item, name, 0.0) for name in ("s", "t", "zOffset"))
+            facing, limit = item.get("orientation", "+"), float(found.group(1))
+            yield SignalElement(item.get("id", ""), SPEED_LIMIT, s_m, t_m, z_m, facing, (0, 0), limit)
 
 
 def _object(road: Road, element: ElementTree.Element) -> RoadObject:

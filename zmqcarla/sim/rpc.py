@@ -10,7 +10,7 @@ from zmqcarla.sim import wire
 from zmqcarla.sim.simulation import Simulation
 from zmqcarla.sim.traffic_managers import CueWatch
 from zmqcarla.sim.wire import Request
-from zmqcarla.sim.world import SimError
+from zmqcarla.sim.world import ActorError, SimError
 
 log = logging.getLogger("zmqcarla.sim")
 
@@ -88,6 +88,11 @@ _REFUSED: dict[Reply, Callable[[int, str], bytes]] = {
 }
 
 
+def told(method: str, error: SimError) -> str:
+    """What a script reads when a call cannot be done."""
+    return f"Responding error from function {method}: {error}" if isinstance(error, ActorError) else str(error)
+
+
 def answer(methods: Methods, session: Session, request: Request) -> bytes:
     """Do what a request asks and return the bytes of the reply; never raises."""
     method = methods.get(request.method)
@@ -97,8 +102,9 @@ def answer(methods: Methods, session: Session, request: Request) -> bytes:
     try:
         return _OK[method.reply](request.msgid, method.function(session, *request.arguments))
     except SimError as error:
-        log.info("%s: %s", request.method, error)
-        return _REFUSED[method.reply](request.msgid, str(error))
+        text = told(request.method, error)
+        log.info("%s: %s", request.method, text)
+        return _REFUSED[method.reply](request.msgid, text)
     except (TypeError, ValueError, IndexError, OverflowError) as error:
         log.warning("%s: arguments not understood: %s", request.method, error, exc_info=True)
         return _REFUSED[method.reply](request.msgid, f"{request.method}: arguments not understood: {error}")

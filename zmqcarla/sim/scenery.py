@@ -209,6 +209,8 @@ def furniture(road_map: RoadMap) -> NDArray[np.void]:
     """Poles, light heads and sign plates of a map's signals (BOX_DTYPE)."""
     parts: list[tuple[object, ...]] = []
     for index, signal in enumerate(road_map.signals):
+        if signal.type_id not in ("traffic.traffic_light", "traffic.stop", "traffic.yield"):
+            continue  # speed limit signs are not drawn
         make = _light if signal.type_id == "traffic.traffic_light" else _sign
         parts.extend(make(signal, index))
     return with_radius(np.array(parts, BOX_DTYPE))

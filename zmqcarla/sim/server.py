@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from zmqcarla.sim.calls import METHODS
 from zmqcarla.sim.faults import Faults
+from zmqcarla.sim.maps import MapShelf
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.rpc import Session, answer
 from zmqcarla.sim.simulation import Simulation
@@ -249,6 +250,6 @@ def most_connections() -> int:
     return max(1, (files - _SPARE_FILES) // 2)
 
 
-def build(road_map: RoadMap, streaming_port: int, seed: int) -> Server:
-    """A server for a map; it listens once `Server.serve` runs."""
-    return Server(Simulation(World(road_map, seed), StreamBoard(streaming_port)))
+def build(maps: MapShelf, road_map: RoadMap, streaming_port: int, seed: int) -> Server:
+    """A server that begins on a map; it listens once `Server.serve` runs."""
+    return Server(Simulation(World(road_map, seed), StreamBoard(streaming_port), maps))

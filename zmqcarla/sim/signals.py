@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zmqcarla.sim.opendrive import TRAFFIC_LIGHT, Document, Road, SignalElement, SignalReference
+from zmqcarla.sim.opendrive import SPEED_LIMIT, TRAFFIC_LIGHT, Document, Road, SignalElement, SignalReference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,7 @@ TYPE_IDS = {
 }
 """OpenDRIVE signal types that become actors."""
 
+_LIMITS_KMH = frozenset(range(5, 150, 5))  # those that CARLA has signs of
 _HALF_LENGTH_M = 1.5
 _HALF_HEIGHT_M = 1.0
 _UPSTREAM_M = 3.0
@@ -50,13 +51,13 @@ class Signal:
 
     Attributes:
         opendrive_id: The `id` of the `<signal>`; landmarks find the actor by it.
-        type_id: "traffic.traffic_light", "traffic.stop" or "traffic.yield".
+        type_id: "traffic.traffic_light", "traffic.stop", "traffic.yield", "traffic.speed_limit.30" and the like.
         location: The actor's position: the foot of its pole.
         yaw_deg: The actor's yaw, across the controlled lane: lane yaw + 90, in (-180, 180].
         trigger_boxes: World frame, one per controlled lane, yaw along the lane's direction of travel.
         box_location: Centre of the union of the trigger boxes, in the actor's frame (x across, the actor's yaw).
         box_extent: Half sizes of that union, in the actor's frame.
-        junction_id: The junction behind the trigger boxes, -1 if there is none.
+        junction_id: The junction behind the trigger boxes, -1 if there is none or the signal is a speed limit.
         pole_location: Where the visible pole stands (its foot).
         pole_yaw_deg: Where the visible face looks: against the controlled traffic.
     """
@@ -75,6 +76,14 @@ class Signal:
 
 LightGroups = dict[int, tuple[tuple[str, ...], ...]]
 """By junction id: the phases in their order, each the OpenDRIVE ids of the lights that are green together."""
+
+
+def _type_id(element: SignalElement) -> str | None:
+    """The actor that a signal becomes, None for none."""
+    if element.kind == SPEED_LIMIT:
+        limit = round(element.value)
+        return f"traffic.speed_limit.{limit}" if limit in _LIMITS_KMH else "traffic.unknown"
+    return TYPE_IDS.get(element.kind)
 
 
 def wrap_deg(angle_deg: float) -> float:
@@ -162,7 +171,7 @@ def _pole_foot(road: Road, element: SignalElement) -> Vector:
     return x, y, z
 
 
-def _signal(carla_map: Any, document: Document, road_id: int, element: SignalElement) -> Signal | None:
+def _signal(carla_map: Any, document: Document, road_id: int, element: SignalElement, type_id: str) -> Signal | None:
     named = [item for item in document.references if item.signal_id == element.signal_id]
     gates: dict[tuple[int, int], tuple[Any, int]] = {}
     for reference in named or _own_reference(document, road_id, element):
@@ -180,13 +189,13 @@ def _signal(carla_map: Any, document: Document, road_id: int, element: SignalEle
     centre, extent = _union(boxes, location, yaw_deg)
     return Signal(
         opendrive_id=element.signal_id,
-        type_id=TYPE_IDS[element.kind],
+        type_id=type_id,
         location=location,
         yaw_deg=yaw_deg,
         trigger_boxes=boxes,
         box_location=centre,
         box_extent=extent,
-        junction_id=max(junction_id for _, junction_id in gates.values()),
+        junction_id=-1 if element.kind == SPEED_LIMIT else max(junction_id for _, junction_id in gates.values()),
         pole_location=_pole_foot(road, element),
         pole_yaw_deg=wrap_deg(boxes[0].yaw_deg + 180.0),
     )
@@ -197,8 +206,9 @@ def find_signals(carla_map: Any, document: Document) -> tuple[Signal, ...]:
     found: dict[str, Signal] = {}
     for road in document.roads.values():
         for element in road.signals:
-            if element.kind in TYPE_IDS and element.signal_id not in found:
-                signal = _signal(carla_map, document, road.road_id, element)
+            type_id = _type_id(element)
+            if type_id is not None and element.signal_id not in found:
+                signal = _signal(carla_map, document, road.road_id, element, type_id)
                 if signal is not None:
                     found[element.signal_id] = signal
     return tuple(found.values())

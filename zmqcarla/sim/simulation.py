@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 
 from zmqcarla.sim import wire
+from zmqcarla.sim.level import LevelShelf
+from zmqcarla.sim.maps import MapShelf
 from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.sensors import Measuring
 from zmqcarla.sim.streams import Part, StreamBoard, Subscriber
@@ -36,14 +38,15 @@ MAP_FOLDER = "Carla/Maps/"
 class Simulation:
     """One simulator: its world, its streams, its maps."""
 
-    def __init__(self, world: World, streams: StreamBoard) -> None:
+    def __init__(self, world: World, streams: StreamBoard, maps: MapShelf) -> None:
         self.world = world
         self.streams = streams
-        self.first_map = world.road_map
+        self.maps = maps
         self.uploaded: str | None = None
         self.mesh: tuple[str, bytes] = ("", b"")  # name and content of the pedestrian mesh that was asked for last
         self.studio = Studio()
         self.tape = Tape(world)
+        self.level = LevelShelf()
         self.traffic_managers: dict[int, str] = {}
         self._wake = asyncio.Event()
         self._news: asyncio.TimerHandle | None = None
@@ -137,16 +140,9 @@ class Simulation:
 
         Raises:
             SimError: there is no such map.
+            MapError: there is, but it cannot be used.
         """
-        wanted = name.rsplit("/", 1)[-1]
-        road_map: RoadMap | None = None
-        if wanted == "OpenDriveMap" and self.uploaded is not None:
-            mark = hashlib.sha256(self.uploaded.encode()).hexdigest()[:8]
-            road_map = RoadMap.load(f"OpenDriveMap_{mark}", self.uploaded)
-        elif wanted not in ("", self.world.road_map.name, self.first_map.name):
-            raise SimError(f"map not found: {name!r}; this simulator has {self.first_map.name!r}")
-        elif wanted and wanted != self.world.road_map.name:
-            road_map = self.first_map
+        road_map = self._map(name)
         self.tape.stop()
         self.world.load_episode(road_map, reset_settings)
         self.streams.set_aside(wire.OBSERVER_STREAM_ID)
@@ -154,6 +150,18 @@ class Simulation:
             self._news.cancel()
         self._news = asyncio.get_running_loop().call_later(ASIDE_S, self._tell_of_new_episode)
         self.settings_changed()
+
+    def _map(self, name: str) -> RoadMap:
+        wanted = name.rsplit("/", 1)[-1]
+        if wanted in ("", self.world.road_map.name):
+            return self.world.road_map
+        if wanted == "OpenDriveMap" and self.uploaded is not None:
+            mark = hashlib.sha256(self.uploaded.encode()).hexdigest()[:8]
+            return RoadMap.load(f"OpenDriveMap_{mark}", self.uploaded)
+        road_map = self.maps.get(wanted)
+        if road_map is None:
+            raise SimError(f"Map '{name}' not found; get_available_maps() lists those that are there")
+        return road_map
 
     def _tell_of_new_episode(self) -> None:
         """Tell the clients that did not ask for the new episode; see `ASIDE_S`."""

@@ -63,8 +63,11 @@ def default_control(blueprint: Blueprint) -> list[Any]:
     gears = [[ratio, 0.5, 0.75] for ratio in _GEAR_RATIOS]
     half_base_cm = blueprint.shape.extent_m[0] * kind.wheelbase_share * 100
     half_track_cm = blueprint.shape.extent_m[1] * 75
-    count = int(values["number_of_wheels"])
-    corners = [(1, -1), (1, 1), (-1, -1), (-1, 1)] if count == 4 else [(1, 0), (-1, 0)]
+    # as in CARLA a two-wheeler stands on four wheels, each pair in one place, and only says that it has two
+    corners = [(1, -1), (1, 1), (-1, -1), (-1, 1)]
+    count = len(corners)
+    if values["number_of_wheels"] == "2":
+        half_track_cm = 0.0
     wheels: list[Any] = []
     for front, side in corners:
         position = [front * half_base_cm, side * half_track_cm, radius * 100]
@@ -89,6 +92,11 @@ def default_control(blueprint: Blueprint) -> list[Any]:
 def grip_mps2(tyre_friction: float) -> float:
     """What tyres of a friction carry."""
     return tyre_friction / STANDARD_TYRE_FRICTION * STANDARD_GRIP_MPS2
+
+
+def tyre_friction(grip: float) -> float:
+    """The inverse of `grip_mps2`."""
+    return grip / STANDARD_GRIP_MPS2 * STANDARD_TYRE_FRICTION
 
 
 @dataclass(eq=False, slots=True)

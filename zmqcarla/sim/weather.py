@@ -19,3 +19,8 @@ DEFAULT_WEATHER = [
 ]
 CLOUDINESS, PRECIPITATION, PUDDLES = 0, 1, 2
 SUN_AZIMUTH, SUN_ALTITUDE, FOG_DENSITY, FOG_DISTANCE, WETNESS, DUST_STORM = 4, 5, 6, 7, 9, 13
+
+
+def is_night(weather: list[float]) -> bool:
+    """Whether the sun is below the horizon."""
+    return weather[SUN_ALTITUDE] < 0.0

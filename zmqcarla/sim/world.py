@@ -16,19 +16,27 @@ from zmqcarla.sim.actors import Actor, ActorTable, Sensor, Sign, TrafficLight, V
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint, Shape
 from zmqcarla.sim.collisions import overlap
 from zmqcarla.sim.contacts import Contacts, Impact, half_length_m, rectangle_of
-from zmqcarla.sim.geometry import Pose, compose
+from zmqcarla.sim.geometry import Pose, compose, wrap_deg
+from zmqcarla.sim.lamps import StreetLamps
 from zmqcarla.sim.lights import TrafficLights
 from zmqcarla.sim.motion import VECTOR_FROM, Motion
 from zmqcarla.sim.obstacles import obstacles_of
 from zmqcarla.sim.roads import RoadMap
-from zmqcarla.sim.vehicle_physics import grip_mps2
-from zmqcarla.sim.weather import DEFAULT_WEATHER
+from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2, grip_mps2
+from zmqcarla.sim.weather import DEFAULT_WEATHER, is_night
 
 A = TypeVar("A", bound=Actor)
+
+ARM_SPEED_PER_S = 8.0
+"""How fast a spring arm follows, as CARLA sets Unreal's camera lag."""
 
 
 class SimError(Exception):
     """A call cannot be done; its text is what the script sees as RuntimeError."""
+
+
+class ActorError(SimError):
+    """An actor that a call names is not there, or not what the call is for; rpc.py tells it in CARLA's words."""
 
 
 @dataclass(slots=True)
@@ -73,6 +81,8 @@ class World:
         elapsed_s: time of the episode.
         delta_s: length of the last tick.
         impacts: collisions of the last tick.
+        imu_gravity_mps2: gravity that accelerometers feel.
+        lamps: the street lamps.
         population: counts births and deaths, for whoever keeps something by actor.
         signs: lights and signs, in the order of the map's signals.
     """
@@ -92,6 +102,8 @@ class World:
         self.elapsed_s = 0.0
         self.delta_s = 0.0
         self.weather: list[float] = list(DEFAULT_WEATHER)
+        self.imu_gravity_mps2 = GRAVITY_MPS2
+        self.lamps = StreetLamps(self.road_map, is_night(self.weather))
         self.impacts: list[Impact] = []
         self.actors: dict[int, Actor] = {}
         self._types: dict[int, str] = {}
@@ -285,28 +297,30 @@ class World:
         ):
             if actor in members:
                 members.remove(actor)  # type: ignore[arg-type]
+                if members is roster.friction:
+                    self._grease(roster.vehicles)
         return True
 
     def get(self, actor_id: int) -> Actor:
         """A live actor.
 
         Raises:
-            SimError: there is none of that id.
+            ActorError: there is none of that id.
         """
         actor = self.actors.get(actor_id)
         if actor is None:
-            raise SimError(f"unable to find actor with id {actor_id}")
+            raise ActorError(f"Actor could not be found in the registry.  Actor Id: {actor_id}")
         return actor
 
     def get_kind(self, actor_id: int, kind: type[A]) -> A:
         """A live actor of a kind.
 
         Raises:
-            SimError: there is none of that id, or it is something else.
+            ActorError: there is none of that id, or it is something else.
         """
         actor = self.get(actor_id)
         if not isinstance(actor, kind):
-            raise SimError(f"actor {actor_id} is a {actor.type_id}, expected a {kind.__name__.lower()}")
+            raise ActorError(f"Actor does not match the expected type.  Actor Id: {actor_id}")
         return actor
 
     # ----------------------------------------------------------------------------------------------------- tick
@@ -332,8 +346,17 @@ class World:
         table = self.table
         for actor in attached:
             if actor.parent is not None:
-                table.set_pose(actor.row, compose(table.pose(actor.parent.row), actor.relative))
+                base = table.pose(actor.parent.row)
+                if actor.arm_yaw_deg is not None:
+                    base = self._swing(actor, actor.arm_yaw_deg, base)
+                table.set_pose(actor.row, compose(base, actor.relative))
                 table.set_motion(actor.row, table.motion(actor.parent.row))
+
+    def _swing(self, actor: Actor, arm_yaw_deg: float, base: Pose) -> Pose:
+        """Let a spring arm follow its parent's yaw with delay; it takes no part in pitch and roll."""
+        share = min(1.0, ARM_SPEED_PER_S * self.delta_s)
+        actor.arm_yaw_deg = wrap_deg(arm_yaw_deg + share * wrap_deg(base[4] - arm_yaw_deg))
+        return (*base[:3], 0.0, actor.arm_yaw_deg, 0.0)
 
     def _tell_traffic(self, vehicles: Sequence[Vehicle]) -> None:
         """Write the speed limit and the light ahead into the vehicles' records."""

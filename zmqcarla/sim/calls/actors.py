@@ -4,11 +4,14 @@ import math
 from typing import Any
 
 from zmqcarla.sim.actors import Actor, Sensor, Sign, Vehicle, Walker
-from zmqcarla.sim.geometry import Pose, Vector, pose_from_wire, pose_to_wire, rotation, turn
+from zmqcarla.sim.geometry import Pose, Vector, compose, pose_from_wire, rotation, turn
 from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.sensors import SENSORS
 from zmqcarla.sim.world import SimError, World
 
+# carla.AttachmentType; the third is the ghost, a spring arm that passes through walls
+_RIGID, _SPRING_ARM = 0, 1
+_ARM_LIFT_M = 0.3
 # sensors that live in the client and are plain actors here
 _CLIENT_SENSORS = ("sensor.other.lane_invasion",)
 
@@ -35,7 +38,9 @@ def spawn_at(session: Session, description: list[Any], pose: Pose, parent_id: in
     kind = SENSORS.get(type_id)
     if kind is None and type_id.startswith("sensor.") and type_id not in _CLIENT_SENSORS:
         raise SimError(f"not supported by the embedded simulator: {type_id}")
-    parent = simulation.world.get(parent_id) if parent_id else None
+    parent = simulation.world.actors.get(parent_id)
+    if parent_id and parent is None:
+        raise SimError("unable to attach actor: parent actor not found")
     actor = simulation.world.spawn(type_id, attributes, pose, parent, kind, recorded_id)
     if isinstance(actor, Sensor):
         actor.stream_id = simulation.streams.new_stream()
@@ -57,11 +62,29 @@ def spawn_attached(
     description: list[Any],
     transform: list[Any],
     parent: int,
-    _attachment: int,
+    attachment: int,
     _socket: str = "",
 ) -> list[Any]:
-    """Spawn an actor on another; every kind of attachment is rigid."""
-    return spawn_at(session, description, pose_from_wire(transform), parent).wire()
+    """Spawn an actor on another, rigidly or on a spring arm."""
+    pose = pose_from_wire(transform)
+    if attachment == _RIGID:
+        return spawn_at(session, description, pose, parent).wire()
+    world = _world(session)
+    lift_m = _ARM_LIFT_M if attachment == _SPRING_ARM else 0.0
+    actor = spawn_at(session, description, _on_arm(pose, lift_m), parent)
+    actor.arm_yaw_deg = world.table.pose(world.get(parent).row)[4]
+    world.place_attached([actor])
+    return actor.wire()
+
+
+def _on_arm(pose: Pose, lift_m: float) -> Pose:
+    """Where a spring arm holds what is attached at a pose: at the same place, turned to look at the parent.
+
+    The actor's own rotation comes on top. The arm does not collide, and so never gets shorter.
+    """
+    x, y, z = pose[:3]
+    look = (math.degrees(math.atan2(-z, math.hypot(x, y))), math.degrees(math.atan2(-y, -x)), 0.0)
+    return compose((x, y, z + lift_m, *look), (0.0, 0.0, 0.0, *pose[3:]))
 
 
 def destroy(session: Session, actor_id: int) -> bool:
@@ -252,18 +275,6 @@ def bounding_box(session: Session, actor_id: int) -> list[Any]:
     return actor.box_wire() if actor else [[0.0] * 3, [0.0] * 3, [0.0] * 3, actor_id]
 
 
-def component_world_transform(session: Session, actor_id: int, _name: str) -> list[Any]:
-    """World pose of a part: every part sits at the actor's origin."""
-    world = _world(session)
-    return pose_to_wire(world.table.pose(world.get(actor_id).row))
-
-
-def component_relative_transform(session: Session, actor_id: int, _name: str) -> list[Any]:
-    """Pose of a part on its actor: the origin."""
-    _world(session).get(actor_id)
-    return [[0.0] * 3, [0.0] * 3]
-
-
 def forward(world: World, actor: Actor) -> Vector:
     """World direction of an actor's x axis."""
     return turn(rotation(*world.table.pose(actor.row)[3:]), (1.0, 0.0, 0.0))
@@ -296,13 +307,4 @@ ACTOR_CALLS = {
     "set_actor_enable_gravity": void(set_gravity),
     "set_actor_dead": void(set_dead),
     "get_actor_bounding_box": value(bounding_box),
-    "get_actor_component_world_transform": value(component_world_transform),
-    "get_actor_component_relative_transform": value(component_relative_transform),
-    "get_actor_component_names": value(lambda _session, _actor: []),
-    "get_actor_bone_names": value(lambda _session, _actor: []),
-    "get_actor_bone_world_transforms": value(lambda _session, _actor: []),
-    "get_actor_bone_relative_transforms": value(lambda _session, _actor: []),
-    "get_actor_socket_names": value(lambda _session, _actor: []),
-    "get_actor_socket_world_transforms": value(lambda _session, _actor: []),
-    "get_actor_socket_relative_transforms": value(lambda _session, _actor: []),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from zmqcarla.sim.calls import actors, lights, vehicles, walkers
 from zmqcarla.sim.geometry import pose_from_wire
-from zmqcarla.sim.rpc import Method, Reply, Session
+from zmqcarla.sim.rpc import Method, Reply, Session, told
 from zmqcarla.sim.wire import WireError
 from zmqcarla.sim.world import SimError
 
@@ -14,40 +14,40 @@ _SPAWN, _CONSOLE = 0, 20
 
 def _destroy(session: Session, actor_id: int) -> None:
     if not actors.destroy(session, actor_id):
-        raise SimError(f"unable to destroy actor: not found: {actor_id}")
+        raise SimError("unable to destroy actor: not found")
 
 
 def _light_state(session: Session, actor_id: int, state: int) -> None:
     vehicles.set_light_state(session, actor_id, [state])
 
 
-def _console(_session: Session, text: str) -> None:
-    raise SimError(f"not supported by the embedded simulator: console command {text!r}")
+def _console(_session: Session, _text: str) -> None:
+    """Unreal's console is not here. As in CARLA, a command that the console does not know is no error."""
 
 
-# by command index; each takes (session, *fields)
-_COMMANDS: dict[int, Callable[..., None]] = {
-    1: _destroy,
-    2: vehicles.apply_control,
-    3: vehicles.apply_ackermann,
-    4: walkers.apply_control,
-    5: vehicles.set_physics,
-    6: actors.set_transform,
-    7: walkers.apply_state,
-    8: actors.set_velocity,
-    9: actors.set_angular_velocity,
-    10: actors.add_impulse,
-    11: actors.add_force,
-    12: actors.add_angular_impulse,
-    13: actors.add_torque,
-    14: actors.set_physics,
-    15: actors.set_gravity,
-    16: vehicles.set_autopilot,
-    17: vehicles.ignore,
-    18: _light_state,
-    19: actors.set_location,
-    _CONSOLE: _console,
-    21: lights.set_state,
+# by command index: the call that does the same, and its function, which takes (session, *fields)
+_COMMANDS: dict[int, tuple[str, Callable[..., None]]] = {
+    1: ("destroy_actor", _destroy),
+    2: ("apply_control_to_vehicle", vehicles.apply_control),
+    3: ("apply_ackermann_control_to_vehicle", vehicles.apply_ackermann),
+    4: ("apply_control_to_walker", walkers.apply_control),
+    5: ("apply_physics_control", vehicles.set_physics),
+    6: ("set_actor_transform", actors.set_transform),
+    7: ("set_walker_state", walkers.apply_state),
+    8: ("set_actor_target_velocity", actors.set_velocity),
+    9: ("set_actor_target_angular_velocity", actors.set_angular_velocity),
+    10: ("add_actor_impulse", actors.add_impulse),
+    11: ("add_actor_force", actors.add_force),
+    12: ("add_actor_angular_impulse", actors.add_angular_impulse),
+    13: ("add_actor_torque", actors.add_torque),
+    14: ("set_actor_simulate_physics", actors.set_physics),
+    15: ("set_actor_enable_gravity", actors.set_gravity),
+    16: ("set_actor_autopilot", vehicles.set_autopilot),
+    17: ("show_vehicle_debug_telemetry", vehicles.show_telemetry),
+    18: ("set_vehicle_light_state", _light_state),
+    19: ("set_actor_location", actors.set_location),
+    _CONSOLE: ("console_command", _console),
+    21: ("set_traffic_light_state", lights.set_state),
 }
 
 
@@ -62,7 +62,9 @@ def apply_batch(session: Session, commands: list[Any], do_tick: bool) -> list[An
 def _respond(session: Session, command: list[Any]) -> list[Any]:
     try:
         return [[1, _run(session, command)]]
-    except (SimError, TypeError, ValueError, IndexError, OverflowError, WireError) as error:
+    except SimError as error:
+        return [[0, [told(_COMMANDS.get(command[0][0], ("spawn_actor",))[0], error)]]]
+    except (TypeError, ValueError, IndexError, OverflowError, WireError) as error:
         return [[0, [str(error)]]]
 
 
@@ -70,10 +72,9 @@ def _run(session: Session, command: list[Any]) -> int:
     index, fields = command[0]
     if index == _SPAWN:
         return _spawn(session, fields)
-    function = _COMMANDS.get(index)
-    if function is None:
+    if index not in _COMMANDS:
         raise SimError(f"not supported by the embedded simulator: command {index}")
-    function(session, *fields)
+    _COMMANDS[index][1](session, *fields)
     return 0 if index == _CONSOLE else int(fields[0])
 
 

@@ -18,10 +18,8 @@ def version(_session: Session) -> str:
 
 
 def available_maps(session: Session) -> list[str]:
-    """The map that the simulator was started with, and the current one."""
-    simulation = session.simulation
-    names = dict.fromkeys((simulation.first_map.name, simulation.world.road_map.name))
-    return [f"/Game/Carla/Maps/{name}" for name in names]
+    """All maps that `load_new_episode` takes, as asset paths."""
+    return [f"/Game/Carla/Maps/{name}" for name in session.simulation.maps.names()]
 
 
 def episode_info(session: Session) -> list[Any]:
@@ -90,7 +88,7 @@ def upload_map(session: Session, opendrive: str, _parameters: list[Any]) -> None
     try:
         RoadMap.load("OpenDriveMap", opendrive)
     except MapError as error:
-        raise SimError(str(error)) from error
+        raise SimError(f"opendrive could not be correctly parsed: {error}") from error
     session.simulation.uploaded = opendrive
 
 
@@ -110,16 +108,16 @@ def definitions(_session: Session) -> list[Any]:
     return LIBRARY.wire
 
 
-def weather(session: Session) -> list[float]:
-    """Weather parameters."""
-    return session.simulation.world.weather
+def imu_gravity(session: Session) -> float:
+    """Gravity that accelerometers feel, m/s2."""
+    return session.simulation.world.imu_gravity_mps2
 
 
-def set_weather(session: Session, parameters: list[float]) -> None:
-    """Change the weather."""
-    if len(parameters) != 14:
-        raise SimError(f"expected 14 weather parameters, found {len(parameters)}")
-    session.simulation.world.weather = [float(number) for number in parameters]
+def set_imu_gravity(session: Session, gravity_mps2: float) -> None:
+    """Change the gravity that accelerometers feel; nothing falls differently."""
+    if not math.isfinite(gravity_mps2):
+        raise SimError(f"expected a finite gravity, found {gravity_mps2}")
+    session.simulation.world.imu_gravity_mps2 = float(gravity_mps2)
 
 
 def ignore(_session: Session, *_arguments: object) -> None:
@@ -140,7 +138,13 @@ EPISODE_CALLS = {
     "copy_opendrive_to_file": void(upload_map),
     "get_map_info": value(map_info),
     "get_map_data": value(map_document),
+    "get_required_files": value(lambda _session, _folder: []),
+    "get_imui_gravity": value(imu_gravity),
+    "set_imui_gravity": void(set_imu_gravity),
+    # no ROS bridge is built in
+    "enable_sensor_for_ros": void(ignore),
+    "disable_sensor_for_ros": void(ignore),
+    "is_sensor_enabled_for_ros": value(lambda _session, _stream: False),
+    "are_gbuffers_enabled": value(lambda _session, _camera: False),
     "get_actor_definitions": value(definitions),
-    "get_weather_parameters": value(weather),
-    "set_weather_parameters": void(set_weather),
 }

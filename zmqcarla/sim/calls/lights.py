@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from zmqcarla.sim.actors import Sign, TrafficLight
+from zmqcarla.sim.actors import TrafficLight
 from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.wire import LightColour
 from zmqcarla.sim.world import SimError
@@ -49,12 +48,6 @@ def reset_all(session: Session) -> None:
     session.simulation.world.lights.reset_all()
 
 
-def boxes(session: Session, actor_id: int) -> list[Any]:
-    """Trigger boxes of a light or sign, world frame."""
-    sign = session.simulation.world.get_kind(actor_id, Sign)
-    return [[list(b.centre), list(b.extent), [0.0, b.yaw_deg, 0.0], actor_id] for b in sign.trigger_boxes]
-
-
 def group(session: Session, actor_id: int) -> list[int]:
     """All lights of a light's junction."""
     lights = session.simulation.world.lights
@@ -70,6 +63,5 @@ LIGHT_CALLS = {
     "freeze_all_traffic_lights": void(freeze_all),
     "reset_traffic_light_group": void(reset_group),
     "reset_all_traffic_lights": void(reset_all),
-    "get_light_boxes": value(boxes),
     "get_group_traffic_lights": value(group),
 }

@@ -1,35 +1,59 @@
-"""Calls about what is neither actor nor road: level objects, street lamps, debug drawing, ray casts."""
+"""Calls about what is neither actor nor road: level objects, textures, debug drawing, ray casts."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from zmqcarla.sim.actors import Vehicle
-from zmqcarla.sim.geometry import pose_to_wire, rotation, turn
+from zmqcarla.sim.actors import Sign
+from zmqcarla.sim.calls.actors import finite
+from zmqcarla.sim.geometry import Vector, pose_to_wire
+from zmqcarla.sim.level import box_hit, box_of, ground_hit, ground_label
 from zmqcarla.sim.rpc import Session, value, void
+from zmqcarla.sim.world import SimError
 
 _ANY = 255
 
 
-def level_boxes(session: Session, label: int) -> list[Any]:
-    """World boxes of the actors that carry a label; there are no static level objects."""
-    return [box for _, box, _, _, _ in environment_objects(session, label) if box]
-
-
 def environment_objects(session: Session, label: int) -> list[Any]:
-    """Actors that carry a label, as EnvironmentObject."""
+    """Level objects and props that carry a label, as EnvironmentObject."""
     world = session.simulation.world
     found: list[Any] = []
-    for actor in world.actors.values():
-        own = int(actor.blueprint.label)
-        if not own or label not in (own, _ANY) or isinstance(actor, Vehicle):
-            continue
-        pose = world.table.pose(actor.row)
-        offset = turn(rotation(*pose[3:]), actor.shape.centre_m)
-        centre = [pose[i] + offset[i] for i in range(3)]
-        box = [centre, list(actor.shape.extent_m), list(pose[3:]), actor.id]
-        found.append([pose_to_wire(pose), box, actor.id, f"{actor.type_id}_{actor.id}", own])
+    for thing in session.simulation.level.of(world.road_map).objects:
+        if label in (thing.label, _ANY):
+            turned = list(thing.rotation_deg)
+            box = [list(thing.centre_m), list(thing.half_m), turned, 0]
+            found.append([[list(thing.centre_m), turned], box, thing.id, thing.name, thing.label])
+    for actor in world.roster.props:
+        if label in (int(actor.blueprint.label), _ANY):
+            pose = world.table.pose(actor.row)
+            centre, half, turned_deg = box_of(actor, pose)
+            box = [list(centre), list(half), list(turned_deg), actor.id]
+            name = f"{actor.type_id}_{actor.id}"
+            found.append([pose_to_wire(pose), box, actor.id, name, int(actor.blueprint.label)])
     return found
+
+
+def level_boxes(session: Session, label: int) -> list[Any]:
+    """World boxes of what carries a label; vehicles and pedestrians included."""
+    world = session.simulation.world
+    boxes = [entry[1] for entry in environment_objects(session, label)]
+    for actor in (*world.roster.vehicles, *world.roster.walkers):
+        if label in (int(actor.blueprint.label), _ANY):
+            centre, half, turned = box_of(actor, world.table.pose(actor.row))
+            boxes.append([list(centre), list(half), list(turned), actor.id])
+    return boxes
+
+
+def light_boxes(session: Session, actor_id: int) -> list[Any]:
+    """World boxes of the heads of a traffic light."""
+    world = session.simulation.world
+    sign = world.get_kind(actor_id, Sign)
+    number = world.signs.index(sign)
+    return [
+        [list(thing.centre_m), list(thing.half_m), list(thing.rotation_deg), actor_id]
+        for thing in session.simulation.level.of(world.road_map).objects
+        if thing.signal == number
+    ]
 
 
 def object_names(session: Session) -> list[str]:
@@ -37,28 +61,47 @@ def object_names(session: Session) -> list[str]:
     return [entry[3] for entry in environment_objects(session, _ANY)]
 
 
-def project_point(session: Session, location: list[float], direction: list[float], distance_m: float) -> list[Any]:
-    """Where a ray from a point meets the ground, as [found, LabelledPoint]."""
-    hit = _ground_hit(session, location, [location[i] + direction[i] * distance_m for i in range(3)])
-    return [hit is not None, [hit or [0.0, 0.0, 0.0], 1]]
+def apply_texture(session: Session, names: list[str], _parameter: object, _texture: object) -> None:
+    """Paint objects: refused as in CARLA where none is named, else without an effect on the pictures."""
+    if not set(names) & set(object_names(session)):
+        raise SimError("unable to find Actor to apply the texture")
+
+
+def _hits(session: Session, start: Vector, end: Vector) -> Iterator[tuple[float, int]]:
+    """Share of the line and label of everything that a line meets, in no order."""
+    world = session.simulation.world
+    ground = ground_hit(world.road_map, start, end)
+    if ground is not None:
+        place = [a + (b - a) * ground for a, b in zip(start, end, strict=True)]
+        yield ground, ground_label(world.road_map, *place)
+    for thing in session.simulation.level.of(world.road_map).near(start, end):
+        share = box_hit(start, end, (thing.centre_m, thing.half_m, thing.rotation_deg))
+        if share is not None:
+            yield share, thing.label
+    for actor in world.actors.values():
+        if actor.blueprint.label and not isinstance(actor, Sign):
+            share = box_hit(start, end, box_of(actor, world.table.pose(actor.row)))
+            if share is not None:
+                yield share, int(actor.blueprint.label)
 
 
 def cast_ray(session: Session, start: list[float], end: list[float]) -> list[Any]:
-    """Where the line between two points meets the ground."""
-    hit = _ground_hit(session, start, end)
-    return [] if hit is None else [[hit, 1]]
+    """What the line between two points meets, as LabelledPoint, nearest first."""
+    a, b = finite(start), finite(end)
+    return [
+        [[p + (q - p) * share for p, q in zip(a, b, strict=True)], label]
+        for share, label in sorted(_hits(session, a, b))
+    ]
 
 
-def _ground_hit(session: Session, start: list[float], end: list[float]) -> list[float] | None:
-    samples = np.linspace(start, end, 257)
-    below = samples[:, 2] - session.simulation.world.road_map.heights_m(samples[:, :2], samples[:, 2])
-    crossing = np.flatnonzero((below[:-1] >= 0) & (below[1:] <= 0))
-    if not len(crossing):
-        return None
-    first = int(crossing[0])
-    part = below[first] / max(below[first] - below[first + 1], 1e-9)
-    point: list[float] = (samples[first] + (samples[first + 1] - samples[first]) * part).tolist()
-    return point
+def project_point(session: Session, location: list[float], direction: list[float], distance_m: float) -> list[Any]:
+    """What a ray from a point meets first, as [found, LabelledPoint]."""
+    a, towards = finite(location), finite(direction)
+    length = math.hypot(*towards)
+    if not math.isfinite(distance_m) or length == 0.0:
+        raise SimError(f"expected a direction and a finite distance, found {direction} and {distance_m}")
+    hits = cast_ray(session, list(a), [p + d / length * distance_m for p, d in zip(a, towards, strict=True)])
+    return [bool(hits), hits[0] if hits else [[0.0, 0.0, 0.0], 0]]
 
 
 def ignore(_session: Session, *_arguments: object) -> None:
@@ -70,15 +113,13 @@ SURROUNDINGS_CALLS = {
     "get_environment_objects": value(environment_objects),
     "enable_environment_objects": void(ignore),
     "get_names_of_all_objects": value(object_names),
+    "get_light_boxes": value(light_boxes),
+    "apply_color_texture_to_objects": void(apply_texture),
+    "apply_float_color_texture_to_objects": void(apply_texture),
     "project_point": value(project_point),
     "cast_ray": value(cast_ray),
-    "query_lights_state": value(lambda _session, _client: []),
-    "update_lights_state": void(ignore),
-    "update_day_night_cycle": void(ignore),
     "draw_debug_shape": void(ignore),
     "clear_debug_shape": void(ignore),
     "clear_debug_string": void(ignore),
     "set_annotations_traverse_translucency": void(ignore),
-    "get_imui_gravity": value(lambda _session: 9.81),
-    "set_imui_gravity": void(ignore),
 }

@@ -6,12 +6,10 @@ from zmqcarla.sim.rpc import Method, Session, value, void
 from zmqcarla.sim.world import SimError
 
 _VALUE = """
-console_command get_bones_transform get_gbuffer_token is_sensor_enabled_for_ros
+request_file get_gbuffer_token
 """
 _VOID = """
-apply_color_texture_to_objects apply_float_color_texture_to_objects set_ignored_vehicles enable_gbuffers
-enable_sensor_for_ros disable_sensor_for_ros send enable_carsim use_carsim_road enable_chrono_physics
-restore_physx_physics set_wheel_pitch
+set_ignored_vehicles enable_gbuffers send enable_carsim use_carsim_road enable_chrono_physics restore_physx_physics
 """
 
 

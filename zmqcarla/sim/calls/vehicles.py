@@ -6,8 +6,10 @@ from typing import Any
 from zmqcarla.sim import wire
 from zmqcarla.sim.actors import Vehicle
 from zmqcarla.sim.dynamics import Pedals
+from zmqcarla.sim.geometry import compose
+from zmqcarla.sim.parts import wheels as wheels_of
 from zmqcarla.sim.rpc import Session, value, void
-from zmqcarla.sim.vehicle_physics import SPEED_BIN_MPS, SPEED_BINS
+from zmqcarla.sim.vehicle_physics import SPEED_BIN_MPS, SPEED_BINS, tyre_friction
 from zmqcarla.sim.world import SimError
 
 
@@ -67,15 +69,27 @@ def set_ackermann_settings(session: Session, actor_id: int, gains: list[float]) 
 
 
 def physics(session: Session, actor_id: int) -> list[Any]:
-    """VehiclePhysicsControl."""
-    return _vehicle(session, actor_id).control
+    """VehiclePhysicsControl. Wheel positions are in the world, cm; friction is that of a trigger it stands in."""
+    vehicle = _vehicle(session, actor_id)
+    pose = session.simulation.world.table.pose(vehicle.row)
+    greased = vehicle.model.grip_mps2 != vehicle.own_grip_mps2
+    friction = [tyre_friction(vehicle.model.grip_mps2)] if greased else []
+    wheels = [
+        [*(friction or wheel[:1]), *wheel[1:9], [x * 100 for x in compose(pose, place)[:3]]]
+        for wheel, place in zip(vehicle.control[15], wheels_of(vehicle), strict=True)
+    ]
+    return [*vehicle.control[:15], wheels, *vehicle.control[16:]]
 
 
 def set_physics(session: Session, actor_id: int, control: list[Any]) -> None:
-    """Change a VehiclePhysicsControl."""
+    """Change a VehiclePhysicsControl; where the wheels are cannot be changed."""
     if len(control) != 17 or not control[10] or not control[15]:
         raise SimError("expected a VehiclePhysicsControl with forward gears and wheels")
-    _vehicle(session, actor_id).set_control(control)
+    vehicle = _vehicle(session, actor_id)
+    if len(control[15]) != len(vehicle.control[15]):
+        raise SimError(f"expected {len(vehicle.control[15])} wheels, found {len(control[15])}")
+    wheels = [[*new[:9], own[9]] for new, own in zip(control[15], vehicle.control[15], strict=True)]
+    vehicle.set_control([*control[:15], wheels, control[16]])
 
 
 def light_state(session: Session, actor_id: int) -> list[int]:
@@ -125,6 +139,16 @@ def turn_wheel(session: Session, actor_id: int, wheel: int, angle_deg: float) ->
     _vehicle(session, actor_id).wheel_deg[int(wheel)] = float(angle_deg)
 
 
+def wheel_pitch(session: Session, actor_id: int, wheel: int) -> float:
+    """Pitch at which a script shows a wheel, deg."""
+    return _vehicle(session, actor_id).wheel_pitch_deg.get(int(wheel), 0.0)
+
+
+def set_wheel_pitch(session: Session, actor_id: int, wheel: int, angle_deg: float) -> None:
+    """Show a wheel at a pitch; the motion does not follow it."""
+    _vehicle(session, actor_id).wheel_pitch_deg[int(wheel)] = float(angle_deg)
+
+
 def telemetry(session: Session, actor_id: int) -> list[Any]:
     """VehicleTelemetryData; of the wheels only friction and speed are known."""
     vehicle = _vehicle(session, actor_id)
@@ -139,8 +163,14 @@ def telemetry(session: Session, actor_id: int) -> list[Any]:
     return [*controls, rpm, pedals.gear, drag, [list(wheel) for _ in vehicle.control[15]]]
 
 
-def ignore(_session: Session, *_arguments: object) -> None:
-    """For calls that show nothing here."""
+def move_door(session: Session, actor_id: int, _door: int) -> None:
+    """Doors are not drawn and nothing gets in: only the vehicle has to be there."""
+    _vehicle(session, actor_id)
+
+
+def show_telemetry(session: Session, actor_id: int, _shown: bool) -> None:
+    """There is no window to show it in: only the vehicle has to be there."""
+    _vehicle(session, actor_id)
 
 
 VEHICLE_CALLS = {
@@ -157,7 +187,9 @@ VEHICLE_CALLS = {
     "get_wheel_steer_angle": value(wheel_angle),
     "set_wheel_steer_direction": void(turn_wheel),
     "get_telemetry_data": value(telemetry),
-    "open_vehicle_door": void(ignore),
-    "close_vehicle_door": void(ignore),
-    "show_vehicle_debug_telemetry": void(ignore),
+    "get_wheel_pitch_angle": value(wheel_pitch),
+    "set_wheel_pitch_angle": void(set_wheel_pitch),
+    "open_vehicle_door": void(move_door),
+    "close_vehicle_door": void(move_door),
+    "show_vehicle_debug_telemetry": void(show_telemetry),
 }

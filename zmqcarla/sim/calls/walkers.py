@@ -34,14 +34,7 @@ def apply_state(session: Session, actor_id: int, transform: list[Any], speed: fl
     world.table.set_motion(walker.row, (*velocity, *motion[3:]))
 
 
-def ignore(_session: Session, *_arguments: object) -> None:
-    """For calls that show nothing here."""
-
-
 WALKER_CALLS = {
     "apply_control_to_walker": void(apply_control),
     "set_walker_state": void(apply_state),
-    "blend_pose": void(ignore),
-    "set_bones_transform": void(ignore),
-    "get_pose_from_animation": void(ignore),
 }

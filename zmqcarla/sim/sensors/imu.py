@@ -10,7 +10,6 @@ from zmqcarla.sim import wire
 from zmqcarla.sim.geometry import Vector, rotation, turn_back
 from zmqcarla.sim.sensors.base import Body, Measuring
 from zmqcarla.sim.studio import Studio
-from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2
 from zmqcarla.sim.world import World
 
 _MOST = 1e9
@@ -48,7 +47,7 @@ class ImuSensor(Measuring):
         """One message."""
         axes = rotation(*world.table.pose(self.row)[3:])
         motion = world.table.motion(self.row)
-        acceleration = turn_back(axes, (motion[6], motion[7], motion[8] + GRAVITY_MPS2))
+        acceleration = turn_back(axes, (motion[6], motion[7], motion[8] + world.imu_gravity_mps2))
         spin = turn_back(axes, (math.radians(motion[3]), math.radians(motion[4]), math.radians(motion[5])))
         accelerometer = [a + n for a, n in zip(acceleration, self._noise(self._accel_stddev), strict=True)]
         noise = self._noise(self._gyro_stddev)
