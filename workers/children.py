@@ -17,6 +17,7 @@ from typing import Final
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
 from zmqcarla.broker.protocol import pack
+from zmqcarla.shm.address_layout import same_address_layout
 from zmqcarla.shm.board import declare_lost
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
@@ -124,7 +125,7 @@ class Children:
         self._page.fields["incarnation"] = incarnation
         self._page.enter(Phase.STARTING)
         try:
-            with self.env_log.open("ab") as log:
+            with self.env_log.open("ab") as log, same_address_layout():
                 self._env = subprocess.Popen(
                     [sys.executable, "-u", "-m", "zmqcarla.workers.env_process", told.to_json()],
                     stdin=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Final
 
 from zmqcarla.broker.errors import WorkerLostError
+from zmqcarla.shm.address_layout import same_address_layout
 from zmqcarla.shm.board import Board
 
 MAX_RESTARTS: Final = 5
@@ -197,13 +198,14 @@ class LocalChildren:
         told = json.dumps([sys.path, sys.argv, [str(fd), str(row), str(os.getpid())]])
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_MPI_VARIABLES)}
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, told],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(fd,),
-                start_new_session=True,
-                env=environment,
-            )
+            with same_address_layout():
+                process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOT, told],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(fd,),
+                    start_new_session=True,
+                    env=environment,
+                )
         except BaseException:
             ours.close()
             raise
