@@ -279,6 +279,25 @@ def test_a_killed_broker_does_not_stop_the_run(transport: str) -> None:
     vec.close()
 
 
+def test_broker_and_supervisor_die_together(new_hosts: Any, transport: str) -> None:
+    """Nobody is left to report the env processes; the next broker learns of it from their successors."""
+    hosts = new_hosts(workers=2, ttl_s=30.0)
+    vec = hosts.new_vec_env(2, COUNTER, transport)
+    vec.reset()
+    vec.step(_actions((1, 0), (2, 0)))
+    for process in (hosts.broker, *hosts.supervisors):
+        process.kill()
+        process.wait(20)
+    hosts.start_broker()
+    hosts.start_supervisor()
+    observations, _, _, truncated, infos = vec.step(STILL)
+    assert truncated.all()
+    assert _counts(observations) == [[1, 1, 1], [1, 1, 2]]
+    assert infos["worker_lost"]["reason"].tolist() == ["its env process ended while the broker was away"] * 2
+    assert _counts(vec.step(STILL)[0]) == [[1, 0, 0], [1, 0, 0]]
+    vec.close()
+
+
 # --- the pool and the client ---
 
 
