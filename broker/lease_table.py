@@ -89,6 +89,8 @@ class _Row:
     """Was sent to the worker, which has not answered."""
     untold_loss: bytes = b""
     gone: bytes = b""
+    unconfirmed: bool = False
+    """An earlier life of the broker leased it, and the worker has not yet said whether it still holds it."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -273,11 +275,15 @@ class LeaseTable:
         self._leases[message.lease_id] = lease
         for row, entry in enumerate(rows):
             worker = self._workers.get(entry.worker_id)
-            if worker is not None and worker.lease_id in (b"", message.lease_id):
+            if worker is None:
+                entry.unconfirmed = True
+            elif worker.lease_id in (b"", message.lease_id):
+                entry.unconfirmed = worker.state != "ready"
+                if worker.state == "ready" and not worker.lease_id:  # a new process: the one with the env has died
+                    entry.untold_loss = _died_unseen(worker)
                 worker.lease_id, worker.row = message.lease_id, row
-            elif worker is not None:
-                news = {"worker_id": entry.worker_id, "reason": "it was leased to another client", "exit_code": 0}
-                entry.gone = pack({**news, "restarts": worker.restarts})
+            else:
+                entry.gone = _news(entry.worker_id, "it was leased to another client", 0, worker.restarts)
         return lease
 
     def _rows_of(self, worker_id: str) -> Iterator[tuple[_Lease, int]]:
@@ -429,6 +435,9 @@ class LeaseTable:
             yield from self._serve_queue(now)
             return
         entry = lease.rows[worker.row]
+        if entry.unconfirmed and message.lease_id != lease.lease_id:
+            yield from self._tell_unseen_death(lease, worker)
+        entry.unconfirmed = False
         held, entry.held = entry.held, None
         # A command under way to the same process was lost with its connection; one that it has done it answers again.
         command = held or entry.under_way
@@ -472,8 +481,7 @@ class LeaseTable:
         if lease is None:
             return
         entry = lease.rows[worker.row]
-        news = {"worker_id": worker.offer.worker_id, "reason": reason, "exit_code": exit_code}
-        payload = pack({**news, "restarts": worker.restarts})
+        payload = _news(worker.offer.worker_id, reason, exit_code, worker.restarts)
         if final:
             entry.gone, entry.held = payload, None
         elif entry.under_way is not None and entry.under_way.op == "rebuild":
@@ -488,11 +496,25 @@ class LeaseTable:
         if not owed and was_ready and not final and entry.held is None:
             entry.untold_loss = payload
 
+    def _tell_unseen_death(self, lease: _Lease, worker: _Worker) -> Iterator[Send]:
+        """A worker that held the row before the broker restarted comes without it: its env process has died since."""
+        entry = lease.rows[worker.row]
+        held = entry.held
+        if held is None:
+            entry.untold_loss = _died_unseen(worker)
+        elif held.op != "rebuild":  # of which the client sends none unless it knows
+            entry.held = None
+            self._settle(lease, worker.row, held.seq, "lost", _died_unseen(worker))
+            yield from self._finish(lease, held.seq)
+
     # --- time ---
 
     def _clock(self, now: float) -> Iterator[Send]:
         for lease in [lease for lease in self._leases.values() if now - lease.renewed_at >= lease.ttl_s]:
             yield from self._end_lease(lease)
+        if now >= self._returns_until:
+            for lease in self._leases.values():
+                yield from self._give_up_unconfirmed(lease)
         for worker_id, worker in list(self._workers.items()):
             if worker.lease_id and worker.lease_id not in self._leases and now >= self._returns_until:
                 yield Send(worker.env_process, p.LeaseEnded(worker.lease_id))
@@ -502,6 +524,16 @@ class LeaseTable:
                 yield from self._lose(worker, text, 0, final=True)
                 del self._workers[worker_id]
         yield from self._serve_queue(now)
+
+    def _give_up_unconfirmed(self, lease: _Lease) -> Iterator[Send]:
+        for row, entry in enumerate(lease.rows):
+            if not entry.unconfirmed or entry.worker_id in self._workers:
+                continue
+            entry.unconfirmed, entry.held = False, None
+            entry.gone = _news(entry.worker_id, "it has not come back since the broker restarted", 0, 0)
+            for seq in list(lease.pending):
+                if self._settle(lease, row, seq, "gone", entry.gone):
+                    yield from self._finish(lease, seq)
 
     # --- what others may see ---
 
@@ -552,6 +584,15 @@ class LeaseTable:
                 for request in self._queue
             ],
         }
+
+
+def _news(worker_id: str, reason: str, exit_code: int, restarts: int) -> bytes:
+    """The payload of a row whose outcome is "lost" or "gone"."""
+    return pack({"worker_id": worker_id, "reason": reason, "exit_code": exit_code, "restarts": restarts})
+
+
+def _died_unseen(worker: _Worker) -> bytes:
+    return _news(worker.offer.worker_id, "its env process ended while the broker was away", 0, worker.restarts)
 
 
 def _command_flaw(message: p.Command, payloads: int, num_rows: int) -> str:

@@ -58,13 +58,25 @@ class Hosts:
         self.address = f"ipc://{directory}/broker.sock"
         self.logs = directory / "logs"
         self._ttl_s = ttl_s
-        self.broker = self._start("zmqcarla.broker", "--address", self.address)
+        self.start_broker()
         self.supervisors: list[psutil.Popen] = []
+        self._supervisor_arguments: list[str] = []
         for host in range(hosts):
             configs = tuple([WorkerConfig(worker_id=f"host{host}-{one}", **_WORKER | fields) for one in range(workers)])
             config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
-            self.supervisors.append(self._start("zmqcarla.workers", config.to_json()))
+            self._supervisor_arguments.append(config.to_json())
+            self.start_supervisor()
         self.wait_ready(hosts * workers)
+
+    def start_broker(self) -> None:
+        """Start the broker, or its successor."""
+        self.broker = self._start("zmqcarla.broker", "--address", self.address)
+
+    def start_supervisor(self) -> None:
+        """Start the next supervisor that does not run."""
+        self.supervisors = [one for one in self.supervisors if one.poll() is None]
+        arguments = self._supervisor_arguments[len(self.supervisors)]
+        self.supervisors.append(self._start("zmqcarla.workers", arguments))
 
     def wait_ready(self, workers: int) -> None:
         """Until so many workers are ready."""

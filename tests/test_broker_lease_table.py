@@ -373,3 +373,56 @@ def test_a_worker_that_was_given_away_is_gone_for_its_old_client() -> None:
     pool.lease(1)
     pool.renew(OLD)
     assert _only(pool.step(OLD, 1, (0,)), p.CommandReply).outcomes == ("gone",)
+
+
+def _reason(action: Send) -> str:
+    return str(p.unpack(action.payloads[0])["reason"])
+
+
+def test_an_env_process_that_died_while_the_broker_restarted_is_told_as_the_answer() -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    pool.renew(OLD)
+    pool.step(OLD, 7, (0,))
+    pool.register(0)
+    (told,) = pool.ready(0)  # without the lease: a new process
+    assert isinstance(told.message, p.CommandReply)
+    assert told.message.outcomes == ("lost",)
+    assert _reason(told) == "its env process ended while the broker was away"
+    (forwarded,) = pool.tell(CLIENT, p.Command(OLD, 8, (0,), ("rebuild",)), b"open")
+    assert forwarded == Send(b"e0", p.RowCommand(OLD, 0, 8, "rebuild"), (b"open",))
+
+
+@pytest.mark.parametrize("ready_first", [False, True])
+def test_such_a_death_is_kept_for_a_client_that_waits_at_its_board(ready_first: bool) -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    if ready_first:
+        pool.register(0)
+        pool.ready(0)
+    pool.renew(OLD)
+    if not ready_first:
+        pool.register(0)
+        assert pool.ready(0) == []
+    assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ("lost",)
+    assert pool.ready(0) == []  # announced again
+    assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ()
+
+
+def test_a_client_that_knows_of_such_a_death_is_not_told_again() -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    pool.renew(OLD)
+    pool.tell(CLIENT, p.Command(OLD, 7, (0,), ("rebuild",)), b"open")
+    pool.register(0)
+    (forwarded,) = pool.ready(0)
+    assert forwarded.message == p.RowCommand(OLD, 0, 7, "rebuild")
+
+
+def test_a_worker_that_does_not_come_back_to_a_restarted_broker_is_gone() -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    pool.renew(OLD)
+    pool.step(OLD, 7, (0,))
+    assert pool.clock(20) == []
+    pool.renew(OLD)
+    (told,) = pool.clock(11)
+    assert isinstance(told.message, p.CommandReply)
+    assert told.message.outcomes == ("gone",)
+    assert _reason(told) == "it has not come back since the broker restarted"

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import NewVecEnv, wait_until
-from pools import Hosts, process_of_private_pool
+from pools import Hosts, process_of_private_pool, ready_pool
 
 import zmqcarla
 from zmqcarla.broker.errors import LeaseLostError, WorkerLostError
@@ -143,43 +143,59 @@ def test_a_process_continued_in_time_goes_on(vec: zmqcarla.VectorEnv) -> None:
         assert rewards.tolist() == [step, -step]
 
 
-def test_one_of_sixteen_dies_and_fifteen_are_delivered(new_vec_env: NewVecEnv, transport: str) -> None:
+def test_one_of_sixteen_dies_and_fifteen_are_delivered(new_vec_env: NewVecEnv) -> None:
     n = 16
-    vec = new_vec_env(n, COUNTER, transport=transport, pool_options=OPTIONS)
-    vec.reset()
-    pids = vec.call("pid")
     actions = np.zeros((n, 2), np.float32)
     actions[:, 0] = np.arange(n)
-    vec.step(actions)
-    actions[5, 1] = client_envs.HANG
+    with ready_pool(n, "client_envs:*") as pool:
+        for transport in ("shm", "zmq"):
+            vec = new_vec_env(n, COUNTER, None, pool.address, transport=transport)
+            vec.reset()
+            vec.step(actions)
+            _kill_one_of(vec, actions, 5)
+            vec.close()
+
+
+def _kill_one_of(vec: zmqcarla.VectorEnv, actions: Any, victim: int) -> None:
+    pids = vec.call("pid")
+    others = np.arange(vec.num_envs) != victim
+    actions[victim, 1] = client_envs.HANG
     vec.step_async(actions)
-    os.kill(pids[5], signal.SIGKILL)
+    os.kill(pids[victim], signal.SIGKILL)
     observations, rewards, _, truncated, infos = vec.step_wait()
-    assert np.flatnonzero(truncated).tolist() == [5]
-    assert rewards.tolist() == [0 if row == 5 else row for row in range(n)]
-    assert observations["vector"][:, 1].tolist() == [1 if row == 5 else 2 for row in range(n)]
-    assert infos["worker_lost"]["exit_code"][5] == -signal.SIGKILL
-    actions[5, 1] = 0
+    assert np.flatnonzero(truncated).tolist() == [victim]
+    np.testing.assert_array_equal(rewards, np.where(others, actions[:, 0], 0))
+    np.testing.assert_array_equal(observations["vector"][:, 1], np.where(others, 2, 1))
+    assert infos["worker_lost"]["exit_code"][victim] == -signal.SIGKILL
+    actions[victim, 1] = 0
     for step in range(3, 6):
         observations, *_, truncated, _ = vec.step(actions)
-        assert observations["vector"][:, 1].tolist() == [step - 3 if row == 5 else step for row in range(n)]
+        np.testing.assert_array_equal(observations["vector"][:, 1], np.where(others, step, step - 3))
         assert not truncated.any()
 
 
-def test_a_spent_restart_budget_names_worker_and_log_and_leaves_others_alone(new_hosts: Any, transport: str) -> None:
-    hosts = new_hosts(workers=2, max_restarts=0)
-    first = hosts.new_vec_env(1, COUNTER, transport)
-    second = hosts.new_vec_env(1, COUNTER, transport)
-    first.reset()
-    second.reset()
-    (worker,) = first.statistics()["workers"]
-    with pytest.raises(WorkerLostError) as caught:
-        first.step(_actions((0, client_envs.DIE)))
-    assert f"worker {worker}) will not come back: killed by SIGKILL" in str(caught.value)
-    assert str(hosts.logs / f"{worker}.log") in str(caught.value)
-    assert first.closed
-    assert _counts(second.step(_actions((1, 0)))[0]) == [[1, 1, 1]]
-    second.close()
+def _one_row_each(hosts: Hosts) -> list[zmqcarla.VectorEnv]:
+    """A vector env of one row over shm, and one over zmq."""
+    vecs = [hosts.new_vec_env(1, COUNTER, transport) for transport in ("shm", "zmq")]
+    for vec in vecs:
+        vec.reset()
+    return vecs
+
+
+def test_a_spent_restart_budget_names_worker_and_log_and_leaves_others_alone(new_hosts: Any) -> None:
+    hosts = new_hosts(workers=3, max_restarts=0)
+    vecs = _one_row_each(hosts)
+    other = hosts.new_vec_env(1, COUNTER, "auto")
+    other.reset()
+    for step, vec in enumerate(vecs, start=1):
+        (worker,) = vec.statistics()["workers"]
+        with pytest.raises(WorkerLostError) as caught:
+            vec.step(_actions((0, client_envs.DIE)))
+        assert f"worker {worker}) will not come back: killed by SIGKILL" in str(caught.value)
+        assert str(hosts.logs / f"{worker}.log") in str(caught.value)
+        assert vec.closed
+        assert _counts(other.step(_actions((1, 0)))[0]) == [[1, step, 1]]
+    other.close()
 
 
 # --- the simulator ---
@@ -238,26 +254,26 @@ def test_a_stopped_supervisor_tells_of_a_death_when_it_goes_on(vec: zmqcarla.Vec
     assert _counts(vec.step(STILL)[0]) == [[1, 5, 0], [1, 0, 0]]
 
 
-def test_a_host_that_vanishes_is_named(new_hosts: Any, transport: str) -> None:
+def test_a_host_that_vanishes_is_named(new_hosts: Any) -> None:
     """Its processes are stopped, as by a network that fails; when it comes back, its rows are not its own any more."""
-    hosts = new_hosts(hosts=2)
-    vec = hosts.new_vec_env(2, COUNTER, transport)
-    vec.reset()
-    pids = vec.call("pid")
-    (row,) = [row for row, name in enumerate(vec.statistics()["workers"]) if name == "host1-0"]
-    hosts.supervisors[1].suspend()
-    os.kill(pids[row], signal.SIGSTOP)
-    with pytest.raises(WorkerLostError, match=f"row {row} .*host1-0.* silent for 2 s"):
-        vec.step(STILL)
-    assert vec.closed
-    os.kill(pids[row], signal.SIGCONT)
-    hosts.supervisors[1].resume()
+    hosts = new_hosts(workers=2)
+    vecs = _one_row_each(hosts)
+    pids = [vec.call("pid")[0] for vec in vecs]
+    hosts.supervisors[0].suspend()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for vec in vecs:
+        with pytest.raises(WorkerLostError, match=r"row 0 .*host0-.* silent for 2 s"):
+            vec.step(STILL[:1])
+        assert vec.closed
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    hosts.supervisors[0].resume()
     hosts.wait_ready(2)
-    again = hosts.new_vec_env(2, COUNTER, transport)
-    again.reset()
-    for step in range(1, 4):
-        assert again.step(STILL)[0]["vector"][:, 1].tolist() == [step] * 2
-    again.close()
+    for vec in _one_row_each(hosts):
+        for step in range(1, 4):
+            assert vec.step(STILL[:1])[0]["vector"][:, 1].tolist() == [step]
+        vec.close()
 
 
 # --- the broker ---
@@ -279,21 +295,41 @@ def test_a_killed_broker_does_not_stop_the_run(transport: str) -> None:
     vec.close()
 
 
+def test_broker_and_supervisor_die_together(new_hosts: Any) -> None:
+    """Nobody is left to report the env processes; the next broker learns of it from their successors."""
+    hosts = new_hosts(workers=2, ttl_s=30.0)
+    vecs = _one_row_each(hosts)
+    for vec in vecs:
+        vec.step(_actions((3, 0)))
+    for process in (hosts.broker, *hosts.supervisors):
+        process.kill()
+        process.wait(20)
+    hosts.start_broker()
+    hosts.start_supervisor()
+    for vec in vecs:
+        observations, _, _, truncated, infos = vec.step(STILL[:1])
+        assert truncated.all()
+        assert _counts(observations) == [[1, 1, 3]]
+        assert infos["worker_lost"]["reason"].tolist() == ["its env process ended while the broker was away"]
+        assert _counts(vec.step(STILL[:1])[0]) == [[1, 0, 0]]
+        vec.close()
+
+
 # --- the pool and the client ---
 
 
-def test_a_client_whose_pool_is_gone_is_told(new_hosts: Any, transport: str) -> None:
+def test_a_client_whose_pool_is_gone_is_told(new_hosts: Any) -> None:
     hosts = new_hosts(workers=2)
-    vec = hosts.new_vec_env(2, COUNTER, transport)
-    vec.reset()
-    pids = vec.call("pid")
+    vecs = _one_row_each(hosts)
+    pids = [vec.call("pid")[0] for vec in vecs]
     for process in (hosts.broker, *hosts.supervisors):
         process.kill()
         process.wait(20)
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the env processes to end")
-    with pytest.raises(LeaseLostError, match=r"silent for .* the pool is gone"):
-        vec.step(STILL)
-    vec.close()
+    for vec in vecs:
+        with pytest.raises(LeaseLostError, match=r"silent for .* the pool is gone"):
+            vec.step(STILL[:1])
+        vec.close()
 
 
 _TENANT = """
