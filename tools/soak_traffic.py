@@ -5,7 +5,7 @@
 Everything is asked of the real carla client: every vehicle type of the library takes part, and each carries a collision
 sensor. Told are vehicles that stood for two minutes (or that the Traffic
 Manager took out because they stood), the distance from the middle of the nearest lane, lights that were
-passed while they had been red for a while, and collisions.
+passed while they had been red all the time, and collisions.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Watch:
     place: Any = None
     light: Any = None
     red_since_s: float = 0.0
-    red_place: Any = None
+    saw_green: bool = False
     hits: dict[int, float] = field(default_factory=dict[int, float])
 
 
@@ -129,12 +129,14 @@ class Soak:
             if old is not None and old.get_state() == carla.TrafficLightState.Red:
                 waited = self.now_s - watch.red_since_s
                 passes = watch.actor.get_velocity().length() > RED_PASS_MPS
-                # who stood beyond the line, behind others, when it became red may leave the junction
-                if waited > RED_GRACE_S and passes and not self.map.get_waypoint(watch.red_place).is_junction:
+                # a Traffic Manager lets whoever was once shown green at the line go, however late that is
+                if waited > RED_GRACE_S and passes and not watch.saw_green:
                     self.reds.append(f"{watch.kind} {watch.actor.id} at {self.now_s:.1f} s, light {old.id}")
             return
-        if light.get_state() != carla.TrafficLightState.Red or watch.light is None:
-            watch.red_since_s, watch.red_place = self.now_s, watch.actor.get_location()
+        colour = light.get_state()
+        if colour != carla.TrafficLightState.Red or watch.light is None:
+            watch.red_since_s = self.now_s
+        watch.saw_green = (watch.saw_green and watch.light is not None) or colour == carla.TrafficLightState.Green
         watch.light = light
 
     def _look(self, watch: Watch) -> None:

@@ -16,6 +16,8 @@ from zmqcarla.sim.geometry import Pose, Vector
 from zmqcarla.sim.obstacles import Obstacle, Obstacles
 
 _PAIR_MARGIN_M = 6.0
+# No vehicle's body is wider; what the box of a bus or lorry has beyond it are mirrors, which fold.
+_WIDEST_BODY_M = 2.6
 
 
 class Impact(NamedTuple):
@@ -24,6 +26,12 @@ class Impact(NamedTuple):
     actor: Actor
     other: Actor
     impulse: Vector
+
+
+def half_width_m(actor: Actor) -> float:
+    """Half the width of what can be hit of an actor."""
+    across = actor.shape.extent_m[1]
+    return min(across, _WIDEST_BODY_M / 2) if isinstance(actor, Vehicle) else across
 
 
 def half_length_m(actor: Actor) -> float:
@@ -42,7 +50,7 @@ def rectangle_of(actor: Actor, x: float, y: float, yaw_deg: float) -> Rectangle:
         cos,
         sin,
         actor.shape.extent_m[0],
-        actor.shape.extent_m[1],
+        half_width_m(actor),
     )
 
 
@@ -113,7 +121,7 @@ class Contacts:
             return [], []
         if self._solids != solids:
             self._solids = list(solids)
-            shapes = [(*a.shape.extent_m[:2], *a.shape.centre_m[:2], half_length_m(a)) for a in solids]
+            shapes = [(a.shape.extent_m[0], half_width_m(a), *a.shape.centre_m[:2], half_length_m(a)) for a in solids]
             self._shapes = np.array(shapes).T
             self._paired_at = np.full((len(solids), 2), np.inf)
         records = self._table.records[[actor.row for actor in solids]]

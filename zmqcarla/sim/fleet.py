@@ -41,11 +41,13 @@ class Fleet:
 
     Args:
         vehicles: in a fixed order.
+        flat_m: height of all ground if it is flat, so that nobody need ask.
     """
 
-    def __init__(self, vehicles: Sequence[Vehicle]) -> None:
+    def __init__(self, vehicles: Sequence[Vehicle], flat_m: float | None) -> None:
         models = [vehicle.model for vehicle in vehicles]
         self.vehicles = list(vehicles)
+        self.flat = None if flat_m is None else (flat_m, 0.0, 0.0)
         self._models = models
         self._squad = Squad(self, [])
         self.columns = np.array(
@@ -118,7 +120,8 @@ class Squad:
         pedals = _pedals(taken)
         yaw = yaw_deg / _DEG
         ahead = np.cos(yaw) * vx + np.sin(yaw) * vy
-        height, slope, _ = self._ground_at(before[:6], ground_under)
+        flat = self._fleet.flat
+        height, slope, _ = flat or self._ground_at(before[:6], ground_under)
         grounded = touches(VECTOR, height, z, vz, ahead, slope / _DEG)
         self.grip_mps2 = np.array([model.grip_mps2 for model in self._models])
         gear = gear_of(VECTOR, self, pedals, ahead)
@@ -129,18 +132,18 @@ class Squad:
         after[0], after[1], after[6], after[7] = end[0], end[1], end[3], end[4]
         after[4] = -((180.0 - end[2] * _DEG) % 360.0 - 180.0)
         after[11] = end[5] * _DEG
-        # the ground is asked for the pose that is written, so that whoever starts from the record finds the same
-        place: Floats = after[:6].astype(np.float64)
-        place[2] = z
-        ground = ground_under(place, self.front_m, self._half_width_m)
-        flat = np.sqrt(end[3] * end[3] + end[4] * end[4])
-        new_z, new_vz, after[3], after[5], carried = land(VECTOR, ground, (z, vz, pitch, roll), flat, grounded, delta_s)
+        ground = flat or self._ground_at_end(after, z, ground_under)
+        speed = np.sqrt(end[3] * end[3] + end[4] * end[4])
+        new_z, new_vz, after[3], after[5], carried = land(
+            VECTOR, ground, (z, vz, pitch, roll), speed, grounded, delta_s
+        )
         still = rests(end[3], end[4], end[5], carried, new_z - z)
         after[2], after[8] = np.where(still, z, new_z), np.where(still, 0.0, new_vz)
         after[12:15] = (after[6:9] - before[6:9]) / delta_s
-        self._stood_at[:] = after[:6]
-        self._stood_at[0, ~carried] = np.nan
-        self._stood_on[0], self._stood_on[1], self._stood_on[2] = ground
+        if not flat:
+            self._stood_at[:] = after[:6]
+            self._stood_at[0, ~carried] = np.nan
+            self._stood_on[0], self._stood_on[1], self._stood_on[2] = ground
         records[rows, wire.POSE_AT : _MOTION_END] = after.T.copy().view(np.uint8)
         records[rows, _GEAR_AT:_GEAR_END] = gear.astype("<i4")[:, None].view(np.uint8)
         asleep = still & (after[12:15] == 0.0).all(axis=0) & (pedals.throttle == 0.0)
@@ -154,6 +157,12 @@ class Squad:
             ground = ground_under(pose[:, moved], self.front_m[moved], self._half_width_m[moved])
             self._stood_on[0, moved], self._stood_on[1, moved], self._stood_on[2, moved] = ground
         return self._stood_on
+
+    def _ground_at_end(self, after: NDArray[np.float32], near_z_m: Floats, ground_under: GroundUnder) -> Plane:
+        """The ground for the poses that are written, so that whoever starts from the records finds the same."""
+        place: Floats = after[:6].astype(np.float64)
+        place[2] = near_z_m
+        return ground_under(place, self.front_m, self._half_width_m)
 
 
 def _pedals(records: NDArray[np.uint8]) -> Pedals:

@@ -50,35 +50,30 @@ class Motion:
         How many there are decides between floats and arrays, not how many are awake: the two differ in the last bit,
         and whether one sleeps is not to be seen from outside.
         """
-        free = [v for v in vehicles if v.physics and v.parent is None]
-        if len(free) < VECTOR_FROM:
-            for vehicle in free:
-                if not vehicle.asleep:
-                    self._move(vehicle, delta_s)
-            return
-        plain: list[int] = []
-        for index, vehicle in enumerate(free):
+        free = [index for index, v in enumerate(vehicles) if v.physics and v.parent is None]
+        many = len(free) >= VECTOR_FROM
+        together: list[int] = []
+        for index in free:
+            vehicle = vehicles[index]
             if vehicle.asleep:
                 continue
-            if _is_plain(vehicle):
-                plain.append(index)
+            if many and _is_plain(vehicle):
+                together.append(index)
             else:
                 self._move(vehicle, delta_s)
-        if plain:
-            if self._fleet is None or not self._fleet.is_of(free):
-                self._fleet = Fleet(free)
-            self._fleet.squad(plain).move(self._table, self._ground_under, delta_s)
+        if together:
+            if self._fleet is None or not self._fleet.is_of(vehicles):
+                self._fleet = Fleet(vehicles, self._flat_m)
+            self._fleet.squad(together).move(self._table, self._ground_under, delta_s)
 
     def _ground_under(self, pose: Floats, front_m: Floats, half_width_m: Floats) -> Plane:
-        """Height (m), pitch and roll (deg), each (n,), of the plane under wheels.
+        """Height (m), pitch and roll (deg), each (n,), of the plane under wheels, on a map that is not flat.
 
         Args:
             pose: float64 (6, n), as in a record.
             front_m: from the middle to the front axle, (n,).
             half_width_m: (n,).
         """
-        if self._flat_m is not None:
-            return self._flat_m, 0.0, 0.0
         x, y, z, _, yaw_deg, _ = pose
         yaw = np.radians(yaw_deg)
         cos, sin = np.cos(yaw), np.sin(yaw)
