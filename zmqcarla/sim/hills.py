@@ -15,6 +15,7 @@ import numpy as np
 
 from zmqcarla.sim.bridges import DEEP_M
 from zmqcarla.sim.camera import NEAR_M, SHIFT, Camera, clip_near
+from zmqcarla.sim.raster import FINEST_M
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ _SECTOR_DEG = 4.5
 _SHARPNESS = 0.15
 _HAZE_STEPS, _HAZE_STEP_M = 300, 2.0
 _STEEP = 0.8
+_PATCH_AHEAD_M = 10.0
 _CLIFF_BGR = (98, 122, 118, 255)
 
 
@@ -173,12 +175,33 @@ class Hills:
         column = column * share + np.take(corners[:, 0], numbers)
         row = row * share + np.take(corners[:, 1], numbers)
         ground = np.asarray(cv2.remap(raster.atlas, column, row, cv2.INTER_LINEAR), np.uint8)
+        self._sharpen(ground, print_m)
         steep = self._steep(normals)
         if steep.any():
             cliffs = np.take(np.concatenate([[False], steep]), numbers)
             ground[cliffs] = _CLIFF_BGR
         _tone(ground, light, depth)
         np.copyto(out.view(np.uint32)[first:, :, 0], ground.view(np.uint32)[:, :, 0], where=numbers > 0)
+
+    def _sharpen(self, ground: Image, print_m: Floats) -> None:
+        """Where the raster is too coarse (pixels of `print_m` by quad), paint from a finer patch over `ground`."""
+        camera, raster, first = self._camera, self._raster, self._first
+        ahead = camera.position[:2] + _PATCH_AHEAD_M * camera.axes[0, :2]
+        patch = raster.patch(float(ahead[0]), float(ahead[1])) if raster.pixel_m > 2.0 * print_m.min() else None
+        if patch is None:
+            return
+        fine = np.take(np.concatenate([[False], print_m < raster.pixel_m / 2.0]), self._numbers[first:])
+        top = int(np.argmax(fine.any(axis=1)))
+        _, column, row = self._where
+        scale, side = np.float32(raster.pixel_m / FINEST_M), len(patch.image)
+        spots: list[Pixels] = []
+        for place, origin, corner in zip((column, row), raster.origin_m, patch.origin_m, strict=True):
+            spots.append(place[top:] * scale + np.float32((origin - corner) / FINEST_M + 0.5 * float(scale) - 0.5))
+        inside = (
+            fine[top:] & (np.abs(spots[0] - side / 2) < side / 2 - 1) & (np.abs(spots[1] - side / 2) < side / 2 - 1)
+        )
+        close = np.asarray(cv2.remap(patch.image, spots[0], spots[1], cv2.INTER_LINEAR), np.uint8)
+        np.copyto(ground.view(np.uint32)[top:, :, 0], close.view(np.uint32)[:, :, 0], where=inside)
 
     def _steep(self, normals: Floats) -> NDArray[np.bool_]:
         """Which quads are banks and retaining walls, on which the raster would be drawn out: bool (n,)."""
