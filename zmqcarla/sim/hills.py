@@ -15,6 +15,7 @@ import numpy as np
 
 from zmqcarla.sim.bridges import DEEP_M
 from zmqcarla.sim.camera import NEAR_M, SHIFT, Camera, clip_near
+from zmqcarla.sim.raster import FINEST_M
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 _RINGS_M = np.concatenate([[0.0], 0.8 * 1.19 ** np.arange(36.0)])
 _SECTOR_DEG = 4.5
 _SHARPNESS = 0.15
-_HAZE_STEPS = 1000
+_HAZE_STEPS, _HAZE_STEP_M = 300, 2.0
 _STEEP = 0.8
+_PATCH_AHEAD_M = 10.0
 _CLIFF_BGR = (98, 122, 118, 255)
 
 
@@ -77,8 +79,8 @@ class Hills:
         return np.asarray(np.maximum.accumulate(rise, axis=0), np.float64)
 
     @cached_property
-    def _visible(self) -> Floats:
-        """Corners of the quads that face the camera, far to near: float64 (3, 4, n)."""
+    def _visible(self) -> tuple[Floats, Floats]:
+        """Corners (3, 4, n) and normals (3, n) of the quads that face the camera, far to near; float64."""
         camera, grid = self._camera, self._corners
         quads = np.stack([grid[:, 1:, :-1], grid[:, 1:, 1:], grid[:, :-1, 1:], grid[:, :-1, :-1]], axis=1)
         quads = quads[:, :, ::-1].reshape(3, 4, -1)
@@ -91,8 +93,7 @@ class Hills:
         kept = quads[:, :, ~out]
         normals = _normals(kept)
         facing = np.einsum("in,in->n", normals, kept.mean(axis=1)) < 0.0
-        visible: Floats = kept[:, :, facing]
-        return visible
+        return kept[:, :, facing], normals[:, facing]
 
     def planes(self) -> Floats:
         """See `GroundSeen`."""
@@ -100,8 +101,8 @@ class Hills:
 
     @cached_property
     def _planes(self) -> Floats:
-        normals = _normals(self._visible)
-        reach = np.einsum("in,in->n", normals, self._visible.mean(axis=1))
+        quads, normals = self._visible
+        reach = np.einsum("in,in->n", normals, quads.mean(axis=1))
         planes: Floats = (normals / np.minimum(reach, -1e-9)).T
         return planes
 
@@ -111,7 +112,7 @@ class Hills:
 
     @cached_property
     def _numbers(self) -> NDArray[np.int32]:
-        camera, quads = self._camera, self._visible
+        camera, (quads, _) = self._camera, self._visible
         numbers = np.zeros((camera.height, camera.width), np.int32)
         outlines = list(camera.project(quads))
         near = quads[0].min(axis=0) < NEAR_M
@@ -161,7 +162,7 @@ class Hills:
             return
         depth, column, row = self._where
         # a pixel covers (depth / focal)^2 / cosine of the ground
-        quads, normals = self._visible.mean(axis=1), _normals(self._visible)
+        quads, normals = self._visible[0].mean(axis=1), self._visible[1]
         cosine = -np.einsum("in,in->n", normals, quads)
         cosine /= np.linalg.norm(normals, axis=0) * np.linalg.norm(quads, axis=0) + 1e-9
         print_m = quads[0] / camera.focal / np.sqrt(np.maximum(cosine, 1e-3))
@@ -174,12 +175,33 @@ class Hills:
         column = column * share + np.take(corners[:, 0], numbers)
         row = row * share + np.take(corners[:, 1], numbers)
         ground = np.asarray(cv2.remap(raster.atlas, column, row, cv2.INTER_LINEAR), np.uint8)
+        self._sharpen(ground, print_m)
         steep = self._steep(normals)
         if steep.any():
             cliffs = np.take(np.concatenate([[False], steep]), numbers)
             ground[cliffs] = _CLIFF_BGR
         _tone(ground, light, depth)
         np.copyto(out.view(np.uint32)[first:, :, 0], ground.view(np.uint32)[:, :, 0], where=numbers > 0)
+
+    def _sharpen(self, ground: Image, print_m: Floats) -> None:
+        """Where the raster is too coarse (pixels of `print_m` by quad), paint from a finer patch over `ground`."""
+        camera, raster, first = self._camera, self._raster, self._first
+        ahead = camera.position[:2] + _PATCH_AHEAD_M * camera.axes[0, :2]
+        patch = raster.patch(float(ahead[0]), float(ahead[1])) if raster.pixel_m > 2.0 * print_m.min() else None
+        if patch is None:
+            return
+        fine = np.take(np.concatenate([[False], print_m < raster.pixel_m / 2.0]), self._numbers[first:])
+        top = int(np.argmax(fine.any(axis=1)))
+        _, column, row = self._where
+        scale, side = np.float32(raster.pixel_m / FINEST_M), len(patch.image)
+        spots: list[Pixels] = []
+        for place, origin, corner in zip((column, row), raster.origin_m, patch.origin_m, strict=True):
+            spots.append(place[top:] * scale + np.float32((origin - corner) / FINEST_M + 0.5 * float(scale) - 0.5))
+        inside = (
+            fine[top:] & (np.abs(spots[0] - side / 2) < side / 2 - 1) & (np.abs(spots[1] - side / 2) < side / 2 - 1)
+        )
+        close = np.asarray(cv2.remap(patch.image, spots[0], spots[1], cv2.INTER_LINEAR), np.uint8)
+        np.copyto(ground.view(np.uint32)[top:, :, 0], close.view(np.uint32)[:, :, 0], where=inside)
 
     def _steep(self, normals: Floats) -> NDArray[np.bool_]:
         """Which quads are banks and retaining walls, on which the raster would be drawn out: bool (n,)."""
@@ -220,18 +242,22 @@ def _grid(road_map: RoadMap, camera: Camera) -> Floats:
 
 def _normals(quads: Floats) -> Floats:
     """Normals, up, of quads (3, 4, n): float64 (3, n)."""
-    return np.asarray(np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1], axis=0), np.float64)
+    (x0, y0, z0), (x1, y1, z1) = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
+    return np.stack([y0 * z1 - z0 * y1, z0 * x1 - x0 * z1, x0 * y1 - y0 * x1])
 
 
 def _tone(ground: Image, light: Light, depth: Pixels) -> None:
     """Ground colours (rows, width, 4) times `light.ground`, then haze by depth (rows, width), in place."""
-    steps = np.minimum(depth * np.float32(2.0), np.float32(_HAZE_STEPS - 1)).astype(np.intp)
-    haze = light.ground_haze_at(np.linspace(0.0, _HAZE_STEPS / 2.0, _HAZE_STEPS))
-    fog = np.take((haze * 256.0).astype(np.uint16), steps)
-    share = np.take(((1.0 - haze) * (256.0 * light.ground)).astype(np.uint16), steps)
+    haze = light.ground_haze_at(np.arange(float(_HAZE_STEPS)) * _HAZE_STEP_M)
+    # sixteen bits a channel, all four of a pixel in one word
+    shares, adds = np.zeros((_HAZE_STEPS, 4), np.uint16), np.zeros((_HAZE_STEPS, 4), np.uint16)
+    shares[:] = ((1.0 - haze) * (256.0 * light.ground))[:, None]
+    adds[:, :3] = haze[:, None] * 255.99 * np.array(light.horizon)
+    adds[:, 3] = 65535 - 255 * shares[:, 3].astype(np.int64)
+    steps = np.minimum(depth * np.float32(1.0 / _HAZE_STEP_M), np.float32(_HAZE_STEPS - 1)).astype(np.intp)
     part = ground.astype(np.uint16)
-    part *= share[:, :, None]
-    part += fog[:, :, None] * np.array([*light.horizon, 0.0]).astype(np.uint16)
+    part *= np.take(shares.view(np.uint64)[:, 0], steps).view(np.uint16).reshape(part.shape)
+    words = part.view(np.uint64)[:, :, 0]
+    words += np.take(adds.view(np.uint64)[:, 0], steps)
     part >>= np.uint16(8)
-    part[:, :, 3] = 255
     np.copyto(ground, part, casting="unsafe")

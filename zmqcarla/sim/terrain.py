@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from zmqcarla.sim.camera import Camera, Plane
-from zmqcarla.sim.raster import GRASS
+from zmqcarla.sim.ground_paint import BEYOND, GRASS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,7 @@ class Flat:
                 dst=labels[self._first :],
                 flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_CONSTANT,
-                borderValue=raster.beyond,
+                borderValue=BEYOND,
             )
         return labels
 
