@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zmqcarla.sim import wire
-from zmqcarla.sim.actors import Actor, Sign, TrafficLight, Vehicle, Walker
+from zmqcarla.sim.actors import Actor, Sign, TrafficLight, Vehicle
 from zmqcarla.sim.geometry import Pose, compose, wrap_deg
 from zmqcarla.sim.recording import Birth, Frame, RecordingError, RecordingReader
 from zmqcarla.sim.world import SimError, World
@@ -77,6 +77,7 @@ class Replayer:
         part: which part of it.
         settings: may be changed meanwhile.
         spawn: brings actors into the world.
+        set_physics: says whether forces move an actor.
 
     Raises:
         RecordingError: the recording is damaged.
@@ -86,13 +87,20 @@ class Replayer:
     """
 
     def __init__(
-        self, world: World, reader: RecordingReader, part: Part, settings: ReplaySettings, spawn: Spawn
+        self,
+        world: World,
+        reader: RecordingReader,
+        part: Part,
+        settings: ReplaySettings,
+        spawn: Spawn,
+        set_physics: Callable[[Actor, bool], None],
     ) -> None:
         self._world = world
         self._reader = reader
         self._part = part
         self._settings = settings
         self._spawn = spawn
+        self._set_physics = set_physics
         self._roles: dict[int, _Role] = {}
         self._records: dict[int, bytes] = {}
         self._time_s = part.start_s
@@ -126,10 +134,8 @@ class Replayer:
                 continue
             if not role.own and not keep_actors:
                 self._world.destroy(role.actor.id)
-            elif isinstance(role.actor, Vehicle | Walker):
-                role.actor.physics, role.actor.grounded = role.physics, None
-                if isinstance(role.actor, Vehicle):
-                    role.actor.asleep = False
+            else:
+                self._set_physics(role.actor, role.physics)
 
     # ----------------------------------------------------------------------------------------------------- frames
 
@@ -193,8 +199,7 @@ class Replayer:
             except SimError:
                 return  # a blueprint that this simulator does not have
         self._roles[birth.id] = _Role(actor, own, actor.physics)
-        if isinstance(actor, Vehicle | Walker):
-            actor.physics = False
+        self._set_physics(actor, False)
 
     def _sign(self, record: bytes | None) -> Sign | None:
         """The sign or light of the map that a record is of."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from zmqcarla.sim import recording_texts
 from zmqcarla.sim.actors import Actor
-from zmqcarla.sim.calls.actors import spawn_at
+from zmqcarla.sim.calls.actors import set_physics, spawn_at
 from zmqcarla.sim.geometry import pose_from_wire
 from zmqcarla.sim.recording import Birth, RecordingError, RecordingReader, path_of
 from zmqcarla.sim.recording_texts import open_recording
@@ -107,8 +107,11 @@ def _begin(session: Session, reader: RecordingReader, part: Part) -> None:
     def spawn(birth: Birth, parent: int) -> Actor:
         return spawn_at(session, [0, birth.type_id, birth.attributes], birth.pose, parent, birth.id)
 
+    def switch_physics(actor: Actor, enabled: bool) -> None:
+        set_physics(session, actor.id, enabled)
+
     tape = session.simulation.tape
-    tape.replay(Replayer(session.simulation.world, reader, part, tape.settings, spawn))
+    tape.replay(Replayer(session.simulation.world, reader, part, tape.settings, spawn, switch_physics))
 
 
 def stop_replayer(session: Session, keep_actors: bool) -> None:
