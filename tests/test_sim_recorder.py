@@ -149,6 +149,9 @@ def test_the_spectator_follows(client: Any, drive: Drive) -> None:
     hero, spectator = world.get_actor(drive.hero.id).get_transform(), world.get_spectator().get_transform()
     assert hero.location.distance(spectator.location) == pytest.approx(125.0**0.5, abs=0.01)
     assert spectator.rotation.pitch == pytest.approx(-25.0)
+    client.replay_file(drive.path, 1.0, 0.0, drive.hero.id, False, carla.Transform(carla.Location(z=40.0)))
+    world.tick()
+    assert world.get_spectator().get_location().z == pytest.approx(40.0, abs=0.1)
 
 
 def test_actors_that_still_live_are_taken_over_and_given_back(client: Any, drive: Drive) -> None:
@@ -339,6 +342,7 @@ NOT_A_FRAME: list[object] = [
     [[[1, "vehicle.audi.tt", [], 0, [0.0] * 5]], [], [], [], b""],
     [[[1, "vehicle.audi.tt", [], 0, [float("nan")] * 6]], [], [], [], b""],
     [[[1, "vehicle.audi.tt", [[1]], 0, [0.0] * 6]], [], [], [], b""],
+    [[], [], [], [], b"\xff" * RECORD_BYTES],
 ]
 
 
@@ -349,6 +353,17 @@ def test_a_frame_that_is_none_is_an_error(tmp_path: Path, content: object) -> No
     with pytest.raises(RecordingError, match="byte"):
         frames_of(path)
     assert "The rest cannot be read" in texts.file_info(str(path), True)
+
+
+def test_a_damaged_recording_is_refused_and_the_lights_go_on(client: Any, drive: Drive) -> None:
+    Path(drive.path).write_bytes(MAGIC + chunk([1, "ZmqTown", "today"]) + chunk(5))
+    world = client.get_world()
+    assert "is not a CARLA recorder" in client.replay_file(drive.path, 0.0, 0.0, 0)
+    light = drive.lights[0]
+    before = light.get_elapsed_time()
+    for _ in range(2):
+        world.tick()
+    assert light.get_elapsed_time() != before
 
 
 @pytest.mark.parametrize("sizes", [(2**31, None), (None, 2**31), (None, 5)])

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgpack
+import numpy as np
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.geometry import Pose
@@ -250,6 +251,9 @@ def _frame(elapsed_s: float, content: Any) -> Frame:
             raise ValueError(f"expected [births, deaths, collisions, lamps, records], found {content!r:.80}")
     if len(records) % wire.RECORD_BYTES:
         raise ValueError(f"expected records of {wire.RECORD_BYTES} bytes, found {len(records)} bytes")
+    table = np.frombuffer(records, wire.RECORD)
+    if not all(np.isfinite(table[name]).all() for name in ("location", "rotation", "velocity", "angular_velocity")):
+        raise ValueError("expected finite places and velocities, found others")
     return Frame(
         elapsed_s,
         [_birth(*birth) for birth in births],

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zmqcarla.sim import wire
-from zmqcarla.sim.actors import Actor, Sign, TrafficLight, Vehicle, Walker
+from zmqcarla.sim.actors import Actor, Sign, TrafficLight, Vehicle
 from zmqcarla.sim.geometry import Pose, compose, wrap_deg
-from zmqcarla.sim.recording import Birth, Frame, RecordingReader
+from zmqcarla.sim.recording import Birth, Frame, RecordingError, RecordingReader
 from zmqcarla.sim.world import SimError, World
 
-# Where the spectator is who follows an actor: behind it, above it, looking down on it.
-_BEHIND: Pose = (-10.0, 0.0, 5.0, -25.0, 0.0, 0.0)
+BEHIND: Pose = (-10.0, 0.0, 5.0, -25.0, 0.0, 0.0)
+"""Where CARLA's client wants the spectator who follows an actor: behind it, above it, looking down on it."""
+
+_COLOURS = frozenset(int(colour) for colour in wire.LightColour)
 # Times this near to a frame's are the frame's.
 _SAME_S = 1e-6
 
@@ -46,12 +48,14 @@ class Part:
         start_s: from when.
         stop_s: until when.
         follow: recorded id of an actor that the spectator follows, 0 for none.
+        seat: where on that actor.
         sensors: whether sensors are replayed too.
     """
 
     start_s: float
     stop_s: float
     follow: int
+    seat: Pose
     sensors: bool
 
 
@@ -73,27 +77,43 @@ class Replayer:
         part: which part of it.
         settings: may be changed meanwhile.
         spawn: brings actors into the world.
+        set_physics: says whether forces move an actor.
+
+    Raises:
+        RecordingError: the recording is damaged.
 
     Attributes:
         done: whether the end is reached.
     """
 
     def __init__(
-        self, world: World, reader: RecordingReader, part: Part, settings: ReplaySettings, spawn: Spawn
+        self,
+        world: World,
+        reader: RecordingReader,
+        part: Part,
+        settings: ReplaySettings,
+        spawn: Spawn,
+        set_physics: Callable[[Actor, bool], None],
     ) -> None:
         self._world = world
         self._reader = reader
         self._part = part
         self._settings = settings
         self._spawn = spawn
+        self._set_physics = set_physics
         self._roles: dict[int, _Role] = {}
         self._records: dict[int, bytes] = {}
         self._time_s = part.start_s
         self._frame_s = 0.0
-        self._next = next(reader, None)
+        self._next: Frame | None = None
         self.done = False
         world.lights.halted = True
-        self._show()
+        try:
+            self._next = next(reader, None)
+            self._show()
+        except RecordingError:
+            self.finish(keep_actors=False)
+            raise
 
     def tick(self, delta_s: float) -> None:
         """Go on by a tick.
@@ -114,12 +134,8 @@ class Replayer:
                 continue
             if not role.own and not keep_actors:
                 self._world.destroy(role.actor.id)
-            elif isinstance(role.actor, Vehicle | Walker):
-                role.actor.physics = role.physics
-                if isinstance(role.actor, Vehicle):
-                    role.actor.fresh = role.actor.asleep = False
-                else:
-                    role.actor.grounded = None
+            else:
+                self._set_physics(role.actor, role.physics)
 
     # ----------------------------------------------------------------------------------------------------- frames
 
@@ -183,8 +199,7 @@ class Replayer:
             except SimError:
                 return  # a blueprint that this simulator does not have
         self._roles[birth.id] = _Role(actor, own, actor.physics)
-        if isinstance(actor, Vehicle | Walker):
-            actor.physics = False
+        self._set_physics(actor, False)
 
     def _sign(self, record: bytes | None) -> Sign | None:
         """The sign or light of the map that a record is of."""
@@ -200,7 +215,8 @@ class Replayer:
         """Give an actor the state of a record, on its way to that of the next."""
         table = self._world.table
         if isinstance(actor, TrafficLight):
-            self._world.lights.set_colour(actor, record[-1])
+            if record[-1] in _COLOURS:
+                self._world.lights.set_colour(actor, record[-1])
             return
         if isinstance(actor, Sign) or actor.parent is not None:
             return
@@ -215,7 +231,7 @@ class Replayer:
         if role is not None and role.actor.id in self._world.actors:
             table = self._world.table
             x, y, z, _, yaw, _ = table.pose(role.actor.row)
-            table.set_pose(self._world.spectator.row, compose((x, y, z, 0.0, yaw, 0.0), _BEHIND))
+            table.set_pose(self._world.spectator.row, compose((x, y, z, 0.0, yaw, 0.0), self._part.seat))
 
 
 def _between(here: Pose, there: Pose, share: float) -> Pose:

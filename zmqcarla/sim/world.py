@@ -197,8 +197,9 @@ class World:
             raise SimError("Spawn failed because of invalid transform: not finite")
         actor = self._build(blueprint, attributes, sensor)
         if recorded_id:
-            self._next_id = max(self._next_id, recorded_id + 1)
-            actor.id = recorded_id if self._may_return(recorded_id, type_id) else actor.id
+            if self._may_return(recorded_id, type_id):
+                actor.id = recorded_id
+                self._next_id = max(self._next_id, recorded_id + 1)
         elif blueprint.solid and parent is None and self._occupied(actor, world_pose):
             self._next_id -= 1
             raise SimError("Spawn failed because of collision at spawn position")
@@ -232,6 +233,8 @@ class World:
     def _may_return(self, recorded_id: int, type_id: str) -> bool:
         """Whether an actor of a replay may have its old id: clients remember for an episode what an id was."""
         known = self._types.get(recorded_id)
+        if recorded_id >= 2**31:  # the next ones have to fit in 32 bits as well
+            return False
         return known is None or (known == type_id and recorded_id not in self.actors and known[:7] != "sensor.")
 
     def _enrol(self, actor: Actor) -> None:

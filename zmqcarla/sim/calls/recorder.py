@@ -7,10 +7,11 @@ from typing import Any
 
 from zmqcarla.sim import recording_texts
 from zmqcarla.sim.actors import Actor
-from zmqcarla.sim.calls.actors import spawn_at
+from zmqcarla.sim.calls.actors import set_physics, spawn_at
+from zmqcarla.sim.geometry import pose_from_wire
 from zmqcarla.sim.recording import Birth, RecordingError, RecordingReader, path_of
 from zmqcarla.sim.recording_texts import open_recording
-from zmqcarla.sim.replayer import Part, Replayer
+from zmqcarla.sim.replayer import BEHIND, Part, Replayer
 from zmqcarla.sim.roads import MapError
 from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.world import SimError
@@ -58,13 +59,16 @@ def replay(
     duration_s: float,
     follow: int,
     sensors: bool = False,
-    _offset: list[Any] | None = None,
+    offset: list[Any] | None = None,
 ) -> str:
     """Replay a recording, on its map; a text that says from when to when."""
     simulation = session.simulation
     simulation.tape.stop_replayer(keep_actors=False)
     if not (math.isfinite(start_s) and math.isfinite(duration_s)):
         raise SimError(f"expected a finite start and duration, found {start_s} and {duration_s}")
+    seat = pose_from_wire(offset) if offset else BEHIND
+    if not all(map(math.isfinite, seat)):
+        raise SimError(f"expected a finite offset, found {offset}")
     lines = [f"Replaying File: {path_of(name)}"]
     reader, trouble = open_recording(name)
     if reader is None:
@@ -73,33 +77,41 @@ def replay(
         if reader.map_name != simulation.world.road_map.name:
             simulation.load(reader.map_name, reset_settings=False)
             lines.append(f"Loading map {reader.map_name}")
-        return "\n".join([*lines, *_begin(session, reader, start_s, duration_s, follow, sensors), ""])
+        start_s, stop_s, total_s = _times(reader, start_s, duration_s)
+        part = Part(start_s, stop_s, follow, seat, sensors)
+        _begin(session, reader, part)
     except (SimError, MapError):
         reader.close()
         return "\n".join([*lines, f"Could not load mapfile {reader.map_name}", ""])
     except RecordingError as error:
         reader.close()
         return "\n".join([*lines, f"File is not a CARLA recorder: {error}", ""])
+    factor = simulation.tape.settings.time_factor
+    lines.append(f"Total time recorded: {total_s:g}")
+    lines.append(f"Replaying from {start_s:g} s - {stop_s:g} s ({total_s:g} s) at {factor:.1f}x")
+    return "\n".join([*lines, ""])
 
 
-def _begin(
-    session: Session, reader: RecordingReader, start_s: float, duration_s: float, follow: int, sensors: bool
-) -> list[str]:
-    """Start the replay of an open recording. Times before zero count from its end."""
+def _times(reader: RecordingReader, start_s: float, duration_s: float) -> tuple[float, float, float]:
+    """Start, end and total time of a replay. A start before zero counts from the end, no duration is all of it."""
+    total_s = reader.survey()[1]
+    if start_s < 0.0:
+        start_s = max(0.0, total_s + start_s)
+    stop_s = min(start_s + duration_s, total_s) if duration_s > 0.0 else total_s
+    return start_s, stop_s, total_s
+
+
+def _begin(session: Session, reader: RecordingReader, part: Part) -> None:
+    """Start the replay of an open recording."""
 
     def spawn(birth: Birth, parent: int) -> Actor:
         return spawn_at(session, [0, birth.type_id, birth.attributes], birth.pose, parent, birth.id)
 
-    tape, total_s = session.simulation.tape, reader.survey()[1]
-    if start_s < 0.0:
-        start_s = max(0.0, total_s + start_s)
-    stop_s = min(start_s + duration_s, total_s) if duration_s > 0.0 else total_s
-    part = Part(start_s, stop_s, follow, sensors)
-    tape.replay(Replayer(session.simulation.world, reader, part, tape.settings, spawn))
-    return [
-        f"Total time recorded: {total_s:g}",
-        f"Replaying from {start_s:g} s - {stop_s:g} s ({total_s:g} s) at {tape.settings.time_factor:.1f}x",
-    ]
+    def switch_physics(actor: Actor, enabled: bool) -> None:
+        set_physics(session, actor.id, enabled)
+
+    tape = session.simulation.tape
+    tape.replay(Replayer(session.simulation.world, reader, part, tape.settings, spawn, switch_physics))
 
 
 def stop_replayer(session: Session, keep_actors: bool) -> None:
