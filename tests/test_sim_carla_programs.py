@@ -23,7 +23,7 @@ from sim_process import free_port, running_sim
 FOLDER = os.environ.get("ZMQCARLA_CARLA_PYTHONAPI", "")
 pytestmark = [
     pytest.mark.skipif(not FOLDER, reason="ZMQCARLA_CARLA_PYTHONAPI does not name CARLA's PythonAPI folder"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1600),
 ]
 
 SMOKE = """
@@ -97,7 +97,7 @@ def port() -> Iterator[int]:
         yield port
 
 
-def run(command: list[str], folder: Path, interrupt_s: float, timeout_s: float = 380.0) -> tuple[int, str]:
+def run(command: list[str], folder: Path, interrupt_s: float, timeout_s: float = 1500.0) -> tuple[int, str]:
     """Exit code and output of a program that gets Ctrl-C after a while, unless that is 0."""
     environment = {**os.environ, "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     process = subprocess.Popen(

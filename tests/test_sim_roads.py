@@ -100,6 +100,12 @@ def test_courses_run_where_the_carla_library_has_them(shape: str) -> None:
         assert abs(math.remainder(theirs.rotation.yaw - yaw, 360.0)) < 0.05
 
 
+def test_a_road_too_short_to_park_on_is_still_a_map() -> None:
+    text = ONE_ROAD.format(shape="<line/>").replace('length="50"', 'length="8"')
+    points = RoadMap.load("short", text).spawn_points
+    assert points.shape == (1, 6)
+
+
 def test_the_town_depends_on_its_arguments_only() -> None:
     assert generate_town(3, 7) == generate_town(3, 7)
     assert generate_town(3, 7) != generate_town(3, 8)

@@ -139,7 +139,7 @@ def up(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def sim(context: typer.Context) -> None:
-    """Run the embedded simulator, a server that speaks CARLA's protocol (--port, --map, --seed, --fault, --help)."""
+    """Run the embedded simulator, a server that speaks CARLA's protocol (--port, --map, --maps, --fault, --help)."""
     command = [sys.executable, "-m", "zmqcarla.sim", *context.args]
     os.execv(sys.executable, command)
 

@@ -107,7 +107,13 @@ def _candidates(document: Document, strip: LaneStrip) -> Floats:
     if _ends_at_junction(document, road.successor):
         end = min(end, road.length_m - _JUNCTION_CLEARANCE_M)
     s_m = np.arange(start, end, _CANDIDATE_STEP_M) + 0.5
-    s_m = s_m[s_m < end]
+    poses, widths = _poses(strip, s_m[s_m < end])
+    return poses[widths >= _NARROWEST_LANE_M]
+
+
+def _poses(strip: LaneStrip, s_m: Floats) -> tuple[Floats, Floats]:
+    """Poses (n, 6) in the middle of a lane, headed along its traffic; and its width there (n,)."""
+    road = strip.road
     edges, lane_id = road.edges(strip.section, s_m), strip.lane.lane_id
     near, far = edges[inner(lane_id)], edges[lane_id]
     place = road.points(s_m, (near + far) / 2)
@@ -116,7 +122,7 @@ def _candidates(document: Document, strip: LaneStrip) -> Floats:
     yaw = 180.0 - (180.0 - (road.yaws_deg(s_m) + (180.0 if backward else 0.0))) % 360.0
     poses = np.stack([*place.T, pitch, yaw, np.zeros(len(s_m))], axis=-1)
     poses[:, 2] += SPAWN_LIFT_M
-    return poses[np.abs(far - near) >= _NARROWEST_LANE_M]
+    return poses, np.abs(far - near)
 
 
 class _Parking:
@@ -152,6 +158,12 @@ def _spawn_points(carla_map: Any, document: Document, strips: tuple[LaneStrip, .
         if key in loop and strips[index].road.junction_id < 0:
             for pose in _candidates(document, strips[index]).tolist():
                 parking.offer(pose)
+    if not keys:
+        raise MapError("expected driving lanes, found none that the carla library can place a vehicle on")
+    if not parking.taken:
+        longest = max((strips[index] for index in keys), key=lambda strip: float(strip.s_m[-1] - strip.s_m[0]))
+        middle = np.array([float(longest.s_m[0] + longest.s_m[-1]) / 2])
+        return _poses(longest, middle)[0]
     return np.array(parking.taken).reshape(-1, 6)
 
 
@@ -168,7 +180,7 @@ class RoadMap:
         ground: Height and speed-limit grids.
         spawn_points: float64 (n, 6): x, y, z (0.5 m above ground), pitch, yaw in (-180, 180], roll; CARLA frame. On
             driving lanes outside junctions, from which every other one can be reached; the largest vehicle fits on
-            all of them at once. The order is that of the document's lanes.
+            all of them at once. The order is that of the document's lanes. A map too small for that has one point.
         signals: Lights and signs, see `Signal`.
         light_groups: By junction id: phases of OpenDRIVE light ids that are green together.
         georeference: (lat0, lon0), degrees.
@@ -210,11 +222,6 @@ class RoadMap:
             ) from error
         strips = lane_strips(document)
         spawn_points = _spawn_points(carla_map, document, strips)
-        if not len(spawn_points):
-            raise MapError(
-                f"expected driving lanes of 15 m or more outside junctions, found none in {name!r}; a map needs "
-                "room to place a vehicle and a closed circuit to drive it"
-            )
         signals = find_signals(carla_map, document)
         return cls(
             name=name,
