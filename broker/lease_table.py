@@ -421,6 +421,8 @@ class LeaseTable:
             return  # its supervisor will register it, and it announces itself again
         if message.incarnation > worker.incarnation and worker.state == "ready":
             yield from self._lose(worker, "its env process was replaced", 0, final=False)
+        if not message.lease_id and worker.lease_id not in self._leases:
+            worker.lease_id, worker.row = b"", -1  # what was kept for a client that has not come back died with its env
         if message.lease_id and message.lease_id != worker.lease_id:
             if not worker.lease_id and self._may_return(message.lease_id, now):
                 worker.lease_id, worker.row = message.lease_id, message.row  # kept for its client until then

@@ -407,6 +407,17 @@ def test_such_a_death_is_kept_for_a_client_that_waits_at_its_board(ready_first: 
     assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ()
 
 
+def test_a_death_before_the_client_has_come_back_is_told_too() -> None:
+    pool = Pool(booted_at=RESTARTED_AT)
+    pool.register(0)
+    pool.ready(0, lease_id=OLD)
+    pool.lose(0)
+    pool.ready(0, incarnation=2)
+    pool.renew(OLD)
+    assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ("lost",)
+    assert _only(pool.step(OLD, 7, (0,)), p.RowCommand).op == "step"
+
+
 def test_a_client_that_knows_of_such_a_death_is_not_told_again() -> None:
     pool = Pool(booted_at=RESTARTED_AT)
     pool.renew(OLD)

@@ -114,7 +114,8 @@ class Trouble(threading.Thread):
 
     def __init__(self, pool: Pool, seed: int, mean_s: float) -> None:
         super().__init__(name="trouble")
-        self.done: collections.Counter[str] = collections.Counter()
+        self.done: list[tuple[float, str]] = []
+        """Every fault and when it struck, by time.monotonic."""
         self._pool, self._mean_s = pool, mean_s
         self._draw = random.Random(seed)
         self._end = threading.Event()
@@ -148,7 +149,7 @@ class Trouble(threading.Thread):
         else:
             process.suspend()
             self._stopped.append((now + self._draw.expovariate(2.0), process))
-        self.done[fault] += 1
+        self.done.append((now, fault))
 
     def _continue(self, now: float) -> None:
         for due_at, process in self._stopped:
@@ -222,7 +223,7 @@ class Resources:
         self._envs = envs
         self._me = psutil.Process()
         self._next_at = 0.0
-        self.segments = _segments()
+        self.segments = named_segments()
 
     def sample(self, *, now: bool = False) -> None:
         """Take a sample when one is due."""
@@ -259,7 +260,7 @@ class Resources:
         return found
 
 
-def _segments() -> set[str]:
+def named_segments() -> set[str]:
     """Names of the shared memory that this process maps."""
     return set(re.findall(r"/dev/shm/(zmqcarla-\S+)", Path("/proc/self/maps").read_text()))
 
@@ -292,7 +293,7 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
     trouble.start()
     began = time.monotonic()
     done = 0
-    step_s: list[float] = []
+    step_s: list[tuple[float, float]] = []
     try:
         with _progress() as progress:
             task = progress.add_task(transport, total=options.steps, found=0, lost=0)
@@ -300,7 +301,7 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
                 actions = draw.uniform(-1, 1, (options.envs, 1))
                 sent_at = time.monotonic()
                 result = vec.step(actions)
-                step_s.append(time.monotonic() - sent_at)
+                step_s.append((time.monotonic() - sent_at, sent_at))
                 checker.check(done, actions, result)
                 done += 1
                 resources.sample()
@@ -322,14 +323,28 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
         "row_steps_checked": done * options.envs,
         "episodes": checker.episodes,
         "rows_lost": checker.losses,
-        "faults": dict(trouble.done),
+        "faults": dict(collections.Counter(fault for _, fault in trouble.done)),
+        "slowest_steps": _slowest(step_s, trouble.done),
         "step_ms": {
-            name: 1e3 * float(np.percentile(step_s or [0.0], q)) for name, q in (("p50", 50), ("p99", 99), ("max", 100))
+            name: 1e3 * float(np.percentile([took_s for took_s, _ in step_s] or [0.0], q))
+            for name, q in (("p50", 50), ("p99", 99), ("max", 100))
         },
         "resources_first_and_last_third": resource,
         "segments": sorted(resources.segments),
         "violations": checker.violations + resources.violations(),
     }
+
+
+def _slowest(step_s: list[tuple[float, float]], faults: list[tuple[float, str]]) -> list[dict[str, Any]]:
+    """The five longest steps, and what struck from a while before each until its end."""
+    return [
+        {
+            "step": step_s.index((took_s, sent_at)),
+            "seconds": took_s,
+            "faults": [f"{at - sent_at:+.1f} s {fault}" for at, fault in faults if -3 < at - sent_at < took_s],
+        }
+        for took_s, sent_at in sorted(step_s, reverse=True)[:5]
+    ]
 
 
 def _progress() -> Progress:

@@ -138,7 +138,6 @@ EPISODE_CALLS = {
     "copy_opendrive_to_file": void(upload_map),
     "get_map_info": value(map_info),
     "get_map_data": value(map_document),
-    "get_required_files": value(lambda _session, _folder: []),
     "get_imui_gravity": value(imu_gravity),
     "set_imui_gravity": void(set_imu_gravity),
     # no ROS bridge is built in
