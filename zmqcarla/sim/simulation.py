@@ -31,6 +31,9 @@ DEFAULT_DELTA_S = 0.05
 # the ruin of its heap (4 of 5 runs of 200 reloads crashed). So old streams stay silent for this long; whoever is still
 # there after it is another client, and is told.
 ASIDE_S = 0.25
+# The client that loads an episode in synchronous mode ticks once, and after the reply waits up to 50 ms for a state
+# that comes then. One that is there already at the reply is missed.
+FIRST_STATE_S = 0.003
 _LONGEST_FREE_DELTA_S = 0.1
 MAP_FOLDER = "Carla/Maps/"
 
@@ -50,6 +53,8 @@ class Simulation:
         self.traffic_managers: dict[int, str] = {}
         self._wake = asyncio.Event()
         self._news: asyncio.TimerHandle | None = None
+        self._fresh = False
+        self._first_state: asyncio.TimerHandle | None = None
         self._started = time.monotonic()
         streams.on_joined = self._greet
 
@@ -62,9 +67,19 @@ class Simulation:
         self.tape.before_tick(passing_s)
         world.tick(passing_s)
         self.tape.after_tick()
+        if self._first_state is not None:
+            self._first_state.cancel()
+            self._first_state = None
+        if self._fresh and world.settings.synchronous:
+            self._first_state = asyncio.get_running_loop().call_later(FIRST_STATE_S, self._publish_state)
+        else:
+            self._publish_state()
+        self._fresh = False
+        return world.frame
+
+    def _publish_state(self) -> None:
         message = self._observer_message(SimulationState.NONE)
         self.streams.publish(wire.OBSERVER_STREAM_ID, message, lossless=True)
-        return world.frame
 
     def _observer_message(self, state: SimulationState) -> Sequence[Part]:
         world = self.world
@@ -145,6 +160,7 @@ class Simulation:
         road_map = self._map(name)
         self.tape.stop()
         self.world.load_episode(road_map, reset_settings)
+        self._fresh = True
         self.streams.set_aside(wire.OBSERVER_STREAM_ID)
         if self._news is not None:
             self._news.cancel()
