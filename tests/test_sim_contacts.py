@@ -122,6 +122,28 @@ def test_cones_are_hit_and_litter_is_not(world: World) -> None:
     assert all(hit.values())
 
 
+def test_props_with_physics_are_pushed_and_stop_at_walls(world: World) -> None:
+    house, yaw = lonely(world, "static.building")
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    place = (house.rectangle.x - 14 * cos, house.rectangle.y - 14 * sin)
+    barrel = world.spawn("static.prop.barrel", [], (*place, 0.5, 0.0, 0.0, 0.0))
+    barrel.physics = True
+    for _ in range(20):
+        world.tick(DELTA_S)
+    assert world.table.pose(barrel.row)[2] == pytest.approx(0.0, abs=1e-3)
+    drive_at(world, house, yaw, 20.0)
+    heard: set[tuple[str, str]] = set()
+    for _ in range(60):
+        world.tick(DELTA_S)
+        heard |= {(impact.actor.type_id, impact.other.type_id) for impact in world.impacts}
+    assert ("static.prop.barrel", "static.building") in heard
+    assert ("static.prop.barrel", "vehicle.audi.tt") in heard
+    x, y = world.table.pose(barrel.row)[:2]
+    assert math.dist((x, y), place) > 2.0
+    found = overlap(rectangle_of(barrel, x, y, world.table.pose(barrel.row)[4]), house.rectangle)
+    assert found is None or found.depth_m < 0.02
+
+
 def test_mass_decides_who_is_pushed(world: World) -> None:
     x, y, z, _, yaw, _ = world.road_map.spawn_points[0].tolist()
     cos, sin = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))

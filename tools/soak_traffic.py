@@ -3,9 +3,9 @@
     python tools/soak_traffic.py --map Town01.xodr --vehicles 100 --seconds 600
 
 Everything is asked of the real carla client: every vehicle type of the library takes part, and each carries a collision
-sensor. Told are vehicles that stood for two minutes (or that the Traffic
-Manager took out because they stood), the distance from the middle of the nearest lane, lights that were
-passed while they had been red all the time, and collisions.
+sensor. Told are vehicles that stood for two minutes (or that the Traffic Manager took out because they stood), the
+distance from the middle of the nearest lane, lights that were passed while they had been red all the time, and
+collisions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import carla as _carla
@@ -58,7 +58,6 @@ class Watch:
     light: Any = None
     red_since_s: float = 0.0
     saw_green: bool = False
-    hits: dict[int, float] = field(default_factory=dict[int, float])
 
 
 class Soak:
@@ -74,6 +73,7 @@ class Soak:
         self.manager.set_synchronous_mode(True)
         self.manager.set_random_device_seed(seed)
         self.collisions: Counter[str] = Counter()
+        self.last_hits: dict[tuple[int, int], float] = {}
         self.reds: list[str] = []
         self.removed: list[str] = []
         self.looks = 0
@@ -95,9 +95,11 @@ class Soak:
 
     def _hit(self, watch: Watch, event: Any) -> None:
         other = event.other_actor
-        if event.timestamp - watch.hits.get(other.id, -SAME_HIT_S) >= SAME_HIT_S:
+        # both partners report; a lasting touch is one collision
+        pair = (min(watch.actor.id, other.id), max(watch.actor.id, other.id))
+        if event.timestamp - self.last_hits.get(pair, -SAME_HIT_S) >= SAME_HIT_S:
             self.collisions[f"{watch.kind} - {other.type_id}"] += 1
-        watch.hits[other.id] = event.timestamp
+        self.last_hits[pair] = event.timestamp
 
     def drive(self, seconds: float) -> float:
         """Let time pass; ticks a second of wall time."""

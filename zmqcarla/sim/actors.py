@@ -149,6 +149,11 @@ class Walker(Actor):
 
 
 @dataclass(eq=False, slots=True)
+class Prop(Actor):
+    """A thing that stands about. It moves only once a script has switched its physics on."""
+
+
+@dataclass(eq=False, slots=True)
 class Sign(Actor):
     """A traffic sign or light of the map, with the boxes on the road that it rules (world frame)."""
 

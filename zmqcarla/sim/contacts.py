@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zmqcarla.sim.actors import Actor, ActorTable, Vehicle, Walker
+from zmqcarla.sim.actors import Actor, ActorTable, Prop, Vehicle, Walker
 from zmqcarla.sim.collisions import Body, Floats, Pairs, Rectangle, near_pairs, overlap, resolve, touching
 from zmqcarla.sim.geometry import Pose, Vector
 from zmqcarla.sim.obstacles import Obstacle, Obstacles
@@ -172,6 +172,9 @@ class Contacts:
                     inverse_inertia = inverse_mass / actor.model.gyration_m2
                 case Walker():
                     inverse_mass = 1.0 / actor.blueprint.mass_kg
+                case Prop():
+                    inverse_mass = 1.0 / actor.blueprint.mass_kg
+                    inverse_inertia = inverse_mass * 3 / half_length_m(actor) ** 2
                 case _:
                     pass
         return Body(
@@ -216,5 +219,7 @@ def _moves(actor: Actor) -> bool:
             return not actor.asleep
         case Walker():
             return True
+        case Prop():
+            return actor.physics
         case _:
             return False

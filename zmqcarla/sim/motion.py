@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zmqcarla.sim import wire
-from zmqcarla.sim.actors import ActorTable, Vehicle, Walker
+from zmqcarla.sim.actors import Actor, ActorTable, Vehicle, Walker
 from zmqcarla.sim.dynamics import SCALAR, Pedals, Plane, advance, gear_of, inputs_of, land, rests, touches
 from zmqcarla.sim.fleet import Fleet
 from zmqcarla.sim.geometry import Pose, Vector, wrap_deg
@@ -24,6 +24,7 @@ _JUMP_MPS = 4.2
 _SLIDE_MPS2 = 6.0
 _BYTES = wire.RECORD_BYTES
 _TOUCH_M = 0.05
+_SLIDING_FRICTION = 0.6
 _NO_PUSH = (0.0, 0.0, 0.0)
 _NO_PEDALS = Pedals(0.0, 0.0, 0.0, False, False, False, 0)
 
@@ -207,6 +208,25 @@ class Motion:
             self._table.set_pose(row, (x, y, down, 0.0, wrap_deg(yaw), 0.0))
             change = ((vx - old[0]) / delta_s, (vy - old[1]) / delta_s, (fall - old[2]) / delta_s)
             self._table.set_motion(row, (vx, vy, fall, 0.0, 0.0, 0.0, *change))
+
+    # --------------------------------------------------------------------------------------------------- props
+
+    def move_props(self, props: Sequence[Actor], delta_s: float) -> None:
+        """Let things slide until friction stops them, or fall."""
+        for prop in props:
+            x, y, z, pitch, yaw, roll = self._table.pose(prop.row)
+            vx, vy, vz, _, _, spin, *_ = old = self._table.motion(prop.row)
+            pull = GRAVITY_MPS2 * delta_s if prop.gravity else 0.0
+            x, y, z, down = x + vx * delta_s, y + vy * delta_s, z + (vz - pull) * delta_s, vz - pull
+            ground = self._flat_m if self._flat_m is not None else self._ground.height_m(x, y, z)
+            if z <= ground:
+                z, down = ground, 0.0
+                speed = math.hypot(vx, vy)
+                left = max(0.0, 1.0 - _SLIDING_FRICTION * pull / speed) if speed > 0.0 else 0.0
+                vx, vy, spin = vx * left, vy * left, spin * left
+            self._table.set_pose(prop.row, (x, y, z, pitch, wrap_deg(yaw + spin * delta_s), roll))
+            change = ((vx - old[0]) / delta_s, (vy - old[1]) / delta_s, (down - old[2]) / delta_s)
+            self._table.set_motion(prop.row, (vx, vy, down, 0.0, 0.0, spin, *change))
 
 
 def _is_plain(vehicle: Vehicle) -> bool:

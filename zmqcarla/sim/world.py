@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from zmqcarla.sim import wire
-from zmqcarla.sim.actors import Actor, ActorTable, Sensor, Sign, TrafficLight, Vehicle, Walker
+from zmqcarla.sim.actors import Actor, ActorTable, Prop, Sensor, Sign, TrafficLight, Vehicle, Walker
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint, Shape
 from zmqcarla.sim.collisions import overlap
 from zmqcarla.sim.contacts import Contacts, Impact, half_length_m, rectangle_of
@@ -227,6 +227,8 @@ class World:
                 return Vehicle(*arguments)
             case "walker":
                 return Walker(*arguments)
+            case "static" if blueprint.type_id.startswith("static.prop."):
+                return Prop(*arguments, physics=False)
             case _:
                 return Actor(*arguments, physics=False)
 
@@ -252,11 +254,12 @@ class World:
                 roster.walkers.append(actor)
             case Sensor():
                 roster.sensors.append(actor)
+            case Prop():
+                roster.props.append(actor)
+            case _ if actor.type_id == "static.trigger.friction":
+                roster.friction.append(actor)
             case _:
-                if actor.type_id.startswith("static.prop."):
-                    roster.props.append(actor)
-                elif actor.type_id == "static.trigger.friction":
-                    roster.friction.append(actor)
+                pass
 
     def _occupied(self, actor: Actor, pose: Pose) -> bool:
         """Whether something solid overlaps the place where an actor is to stand."""
@@ -340,6 +343,7 @@ class World:
         self.motion.move_vehicles(roster.vehicles, delta_s)
         if roster.walkers:
             self.motion.move_walkers(roster.walkers, delta_s)
+        self.motion.move_props([prop for prop in roster.props if prop.physics], delta_s)
         self.impacts = self.contacts.collide([a for a in roster.solids if a.collides], delta_s)
         self.place_attached(roster.attached)
         self._tell_traffic([v for v in roster.vehicles if not v.asleep or v.light is not None])

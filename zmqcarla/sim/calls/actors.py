@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from zmqcarla.sim.actors import Actor, Sensor, Sign, Vehicle, Walker
+from zmqcarla.sim.actors import Actor, Prop, Sensor, Sign, Vehicle, Walker
 from zmqcarla.sim.geometry import Pose, Vector, compose, pose_from_wire, rotation, turn
 from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.sensors import SENSORS
@@ -142,7 +142,7 @@ def set_velocity(session: Session, actor_id: int, velocity: list[float]) -> None
     world = _world(session)
     actor = world.get(actor_id)
     v = finite(velocity)
-    if isinstance(actor, Vehicle | Walker) and actor.physics:
+    if isinstance(actor, Vehicle | Walker | Prop) and actor.physics:
         world.table.set_motion(actor.row, (*v, *world.table.motion(actor.row)[3:]))
         wake(actor)
 
@@ -179,9 +179,13 @@ def release_velocity(session: Session, actor_id: int) -> None:
 
 
 def push(session: Session, actor_id: int, impulse: Vector, point: Vector | None = None) -> None:
-    """Add an impulse (N s, world frame) to a vehicle, at its centre or at a world point."""
+    """Add an impulse (N s, world frame) to a vehicle, at its centre or at a world point; or to a prop as a whole."""
     world = _world(session)
     actor = world.get(actor_id)
+    if isinstance(actor, Prop) and actor.physics:
+        mass, motion = actor.blueprint.mass_kg, world.table.motion(actor.row)
+        pushed = [motion[axis] + impulse[axis] / mass for axis in range(3)]
+        world.table.set_motion(actor.row, (*pushed, *motion[3:]))
     if not isinstance(actor, Vehicle) or not actor.physics:
         return
     mass, old = actor.model.mass_kg, actor.push_mps
@@ -240,7 +244,7 @@ def set_physics(session: Session, actor_id: int, enabled: bool) -> None:
     """Let forces move an actor, or only scripts."""
     world = _world(session)
     actor = world.get(actor_id)
-    if not isinstance(actor, Vehicle | Walker):
+    if not isinstance(actor, Vehicle | Walker | Prop) or not actor.blueprint.solid:
         return
     actor.physics = enabled
     if isinstance(actor, Walker):
