@@ -81,7 +81,7 @@ def _plot_ratios(axis: Any, rows: list[Row], title: str, lines: dict[str, Any]) 
             )
             lines.setdefault(contender, line)
     axis.set(title=title, ylabel="times faster (higher is better)", yscale="log")
-    ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
+    ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
     low, high = axis.get_ylim()
     axis.set_yticks(ticks, [f"{tick:g}x" for tick in ticks])
     axis.set_yticks([], minor=True)
