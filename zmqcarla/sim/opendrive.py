@@ -339,9 +339,9 @@ def _speed_limits(road: ElementTree.Element) -> Iterator[SignalElement]:
     for item in road.findall("objects/object"):
         found = re.fullmatch(r"Speed_(\d+)", item.get("name", ""))
         if found:
-            place = [_number(item, name, 0.0) for name in ("s", "t", "zOffset")]
+            s_m, t_m, z_m = (_number(item, name, 0.0) for name in ("s", "t", "zOffset"))
             facing = item.get("orientation", "+")
-            yield SignalElement(item.get("id", ""), SPEED_LIMIT, *place, facing, (0, 0), float(found.group(1)))
+            yield SignalElement(item.get("id", ""), SPEED_LIMIT, s_m, t_m, z_m, facing, (0, 0), float(found.group(1)))
 
 
 def _object(road: Road, element: ElementTree.Element) -> RoadObject:
