@@ -249,7 +249,7 @@ class Rows:
 
     def _is_told(self, row: int) -> bool:
         if row not in self._told:
-            self._told.update({outcome.row: outcome for outcome in self._lease.probe()})
+            self.probe()
         return row in self._told
 
     def read_row(self, row: int, seq: int, slot: int, batch: Batch) -> tuple[int, Outcome | None]:
