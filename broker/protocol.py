@@ -202,7 +202,7 @@ class CommandReply(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProbeReply(Message):
-    """Rows that are lost or gone, with what is known in payload frame i; a loss is told once."""
+    """Rows that are lost or gone, with what is known in payload frame i; told until it is rebuilt."""
 
     kind: ClassVar[str] = "probe_reply"
     lease_id: bytes

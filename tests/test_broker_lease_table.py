@@ -404,6 +404,8 @@ def test_such_a_death_is_kept_for_a_client_that_waits_at_its_board(ready_first: 
         assert pool.ready(0) == []
     assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ("lost",)
     assert pool.ready(0) == []  # announced again
+    assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ("lost",)  # until it is rebuilt
+    pool.tell(CLIENT, p.Command(OLD, 8, (0,), ("rebuild",)), b"open")
     assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ()
 
 
@@ -414,8 +416,8 @@ def test_a_death_before_the_client_has_come_back_is_told_too() -> None:
     pool.lose(0)
     pool.ready(0, incarnation=2)
     pool.renew(OLD)
-    assert _only(pool.tell(CLIENT, p.Probe(OLD)), p.ProbeReply).outcomes == ("lost",)
-    assert _only(pool.step(OLD, 7, (0,)), p.RowCommand).op == "step"
+    assert _only(pool.step(OLD, 7, (0,)), p.CommandReply).outcomes == ("lost",)
+    assert _only(pool.step(OLD, 8, (0,)), p.RowCommand).op == "step"
 
 
 def test_a_client_that_knows_of_such_a_death_is_not_told_again() -> None:

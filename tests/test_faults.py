@@ -238,6 +238,28 @@ def test_a_killed_supervisor_costs_its_rows_one_episode(new_vec_env: NewVecEnv, 
     assert _counts(vec.step(STILL)[0]) == [[1, 0, 0], [1, 0, 0]]
 
 
+def test_a_row_that_was_done_when_its_supervisor_died_is_lost_in_the_next_step(new_hosts: Any, transport: str) -> None:
+    hosts = new_hosts(workers=2, ttl_s=30.0)
+    vec = hosts.new_vec_env(2, COUNTER, transport)
+    vec.reset()
+    pids = vec.call("pid")
+    vec.step_async(_actions((1, 0), (2, client_envs.HANG)))
+    os.kill(pids[1], signal.SIGSTOP)
+    if transport == "shm":
+        board: Any = vec._rows._board  # pyright: ignore
+        wait_until(lambda: board.rows["done_seq"][0] == board.rows["go_seq"][0], "row 0 to be done")
+    hosts.supervisors[0].kill()
+    hosts.supervisors[0].wait(20)
+    hosts.start_supervisor()
+    _check_lost(vec.step_wait(), 1, "its supervisor was replaced")
+    observations, _, _, truncated, infos = vec.step(STILL)
+    assert truncated.tolist() == [True, False]
+    assert infos["worker_lost"]["reason"][0] == "its supervisor was replaced"
+    assert _counts(observations) == [[1, 1, 1], [1, 0, 0]]
+    assert _counts(vec.step(STILL)[0]) == [[1, 0, 0], [1, 1, 0]]
+    vec.close()
+
+
 def test_a_stopped_supervisor_tells_of_a_death_when_it_goes_on(vec: zmqcarla.VectorEnv, pool: Hosts) -> None:
     pid = vec.call("pid")[1]
     (supervisor,) = pool.supervisors
