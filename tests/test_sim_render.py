@@ -209,19 +209,19 @@ def test_weather_changes_the_picture() -> None:
 
 
 def test_clouds_evening_and_dust_look_different() -> None:
-    pose = seen_from(straight_spawn(), up=30.0, pitch=20.0)
+    pose = seen_from(straight_spawn(), up=30.0, pitch=45.0)
     clear, cloudy, evening, dusty = (
-        picture(pose, weather=weather)[: HEIGHT // 3, :, :3].astype(float)
+        picture(pose, weather=weather)[: HEIGHT // 2, :, :3].astype(float)
         for weather in (
             Weather(),
-            Weather(cloudiness=60.0),
+            Weather(cloudiness=45.0),
             Weather(sun_altitude_deg=5.0),
             Weather(dust=100.0),
         )
     )
     # over the roofs a row of clear sky has one colour
     assert np.median(clear.std(axis=1)) < 1.0
-    assert np.median(cloudy.std(axis=1)) > 3.0
+    assert np.median(cloudy.std(axis=1)) > 1.5 + np.median(clear.std(axis=1))
     blueness = [np.median(image[..., 0] - image[..., 2]) for image in (clear, evening, dusty)]
     assert blueness[0] > blueness[1] + 15 > blueness[2] + 15
 

@@ -296,6 +296,17 @@ def test_several_rates_and_listeners(port: int, world: Any) -> None:
     same.stop()
 
 
+def test_no_first_frame_is_missed(world: Any) -> None:
+    start = road(world)
+    for _ in range(40):
+        sensor = spawn(world, "sensor.other.imu", start)
+        inbox = listen(sensor)
+        frame = world.tick()
+        assert inbox.get(timeout=GET_S).frame == frame
+        sensor.stop()
+        sensor.destroy()
+
+
 @pytest.mark.parametrize(
     ("sensor", "name", "text"),
     [

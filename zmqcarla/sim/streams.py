@@ -17,7 +17,7 @@ Part = bytes | memoryview
 log = logging.getLogger("zmqcarla.sim")
 
 # How long a tick waits for a subscription that a client has just asked the token of.
-SUBSCRIPTION_GRACE_S = 1.0
+SUBSCRIPTION_GRACE_S = 0.3
 _BACKLOG_BYTES = 256 * 2**20
 
 
