@@ -60,7 +60,8 @@ def picture(
     road_map, renderer = town()
     out = np.full((HEIGHT, WIDTH, 4), 7, np.uint8)
     states = np.full(len(road_map.signals), state, np.uint8)
-    renderer.render(out, pose, FOV, Scene(nobody() if boxes is None else boxes, states, weather or Weather()))
+    scene = Scene(nobody() if boxes is None else boxes, states, weather or Weather())
+    renderer.look(pose, FOV, WIDTH, HEIGHT, scene).paint(out)
     assert (out[..., 3] == 255).all()
     return out
 
@@ -125,7 +126,8 @@ def test_equal_calls_give_equal_bytes_also_from_another_renderer() -> None:
     first = picture(pose, boxes)
     assert picture(pose, boxes).tobytes() == first.tobytes()
     out = np.zeros_like(first)
-    Renderer(road_map).render(out, pose, FOV, Scene(boxes, np.zeros(len(road_map.signals), np.uint8), Weather()))
+    scene = Scene(boxes, np.zeros(len(road_map.signals), np.uint8), Weather())
+    Renderer(road_map).look(pose, FOV, WIDTH, HEIGHT, scene).paint(out)
     assert out.tobytes() == first.tobytes()
     assert renderer is town()[1]
 
