@@ -60,7 +60,8 @@ def picture(
     road_map, renderer = town()
     out = np.full((HEIGHT, WIDTH, 4), 7, np.uint8)
     states = np.full(len(road_map.signals), state, np.uint8)
-    renderer.render(out, pose, FOV, Scene(nobody() if boxes is None else boxes, states, weather or Weather()))
+    scene = Scene(nobody() if boxes is None else boxes, states, weather or Weather())
+    renderer.look(pose, FOV, WIDTH, HEIGHT, scene).paint(out)
     assert (out[..., 3] == 255).all()
     return out
 
@@ -125,7 +126,8 @@ def test_equal_calls_give_equal_bytes_also_from_another_renderer() -> None:
     first = picture(pose, boxes)
     assert picture(pose, boxes).tobytes() == first.tobytes()
     out = np.zeros_like(first)
-    Renderer(road_map).render(out, pose, FOV, Scene(boxes, np.zeros(len(road_map.signals), np.uint8), Weather()))
+    scene = Scene(boxes, np.zeros(len(road_map.signals), np.uint8), Weather())
+    Renderer(road_map).look(pose, FOV, WIDTH, HEIGHT, scene).paint(out)
     assert out.tobytes() == first.tobytes()
     assert renderer is town()[1]
 
@@ -206,6 +208,44 @@ def test_weather_changes_the_picture() -> None:
     band = slice(HEIGHT // 2 - 12, HEIGHT // 2 + 6)
     assert fog[band].std() < 0.6 * day[band].std()
     assert np.abs(rain - day).mean() > 8
+
+
+def test_clouds_evening_and_dust_look_different() -> None:
+    pose = seen_from(straight_spawn(), up=30.0, pitch=45.0)
+    clear, cloudy, evening, dusty = (
+        picture(pose, weather=weather)[: HEIGHT // 2, :, :3].astype(float)
+        for weather in (
+            Weather(),
+            Weather(cloudiness=45.0),
+            Weather(sun_altitude_deg=5.0),
+            Weather(dust=100.0),
+        )
+    )
+    # over the roofs a row of clear sky has one colour
+    assert np.median(clear.std(axis=1)) < 1.0
+    assert np.median(cloudy.std(axis=1)) > 1.5 + np.median(clear.std(axis=1))
+    blueness = [np.median(image[..., 0] - image[..., 2]) for image in (clear, evening, dusty)]
+    assert blueness[0] > blueness[1] + 15 > blueness[2] + 15
+
+
+def test_wet_roads_mirror_the_sky() -> None:
+    pose = seen_from(straight_spawn())
+    far, near = slice(HEIGHT // 2 + 12, HEIGHT // 2 + 20), slice(HEIGHT - 20, HEIGHT)
+    dry, wet = (picture(pose, weather=Weather(wetness=wet))[..., :3].astype(float) for wet in (0.0, 100.0))
+    assert wet[near].mean() < dry[near].mean() - 5
+    assert wet[far].mean() - wet[near].mean() > dry[far].mean() - dry[near].mean() + 10
+
+
+def test_headlights_light_the_road_by_night_only() -> None:
+    spawn = straight_spawn()
+    dark, lit = (car_at(spawn, 0.0) for _ in range(2))
+    lit["lamps"] = int(Lamp.HEAD)
+    road = slice(HEIGHT // 2 + 25, HEIGHT), slice(WIDTH // 2 - 40, WIDTH // 2 + 40)
+    for altitude, gain in ((-30.0, 1.8), (50.0, 1.0)):
+        weather = Weather(sun_altitude_deg=altitude)
+        means = [picture(seen_from(spawn), car, weather=weather)[road][..., :3].mean() for car in (dark, lit)]
+        assert means[1] >= gain * means[0]
+        assert gain > 1.0 or means[1] == means[0]
 
 
 @pytest.mark.parametrize("pose", [(0.0, 0.0, 90.0, -90.0, 10.0, 0.0), (0.0, 0.0, 3.0, 80.0, 0.0, 0.0)])

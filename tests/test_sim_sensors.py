@@ -219,7 +219,7 @@ def test_radar_tells_how_fast_others_come(world: Any) -> None:
     other.enable_constant_velocity(carla.Vector3D(-5.0, 0.0, 0.0))
     for _ in range(3):
         world.tick()
-        scan = inbox.get(timeout=GET_S)
+    scan = [inbox.get(timeout=GET_S) for _ in range(3)][-1]
     assert 0 < len(scan) <= 6000 * DELTA_S
     gap = (other.get_location() - car.get_location()).dot(ahead) - 4.18 / 2 - 2.4
     near = [d for d in scan if abs(d.depth - gap) < 1.0]
@@ -294,6 +294,17 @@ def test_several_rates_and_listeners(port: int, world: Any) -> None:
     assert [scan.frame for scan in scans] == frames[::3]
     assert rare.empty()
     same.stop()
+
+
+def test_no_first_frame_is_missed(world: Any) -> None:
+    start = road(world)
+    for _ in range(40):
+        sensor = spawn(world, "sensor.other.imu", start)
+        inbox = listen(sensor)
+        frame = world.tick()
+        assert inbox.get(timeout=GET_S).frame == frame
+        sensor.stop()
+        sensor.destroy()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ class Simulator:
 
 
 @contextlib.contextmanager
-def running(port: int, map_path: str) -> Iterator[tuple[Simulator, float]]:
+def running(port: int, map_path: str) -> Generator[tuple[Simulator, float], None, None]:
     """A simulator in synchronous mode, and the seconds from its start to the end of its first tick."""
     command = [sys.executable, "-m", "zmqcarla.sim", "--port", str(port), "--map", map_path]
     began = time.perf_counter()
@@ -154,6 +154,7 @@ def rate(simulator: Simulator, vehicles: int, make: Callable[[Any, Any], Any], t
     cars = traffic(world, vehicles)
     sensors = make(world, cars[0])
     control = carla.VehicleControl(throttle=0.25, steer=-1.0)
+    began, server_s = 0.0, 0.0
     for tick in range(WARM_TICKS + ticks):
         if tick == WARM_TICKS:
             began, server_s = time.perf_counter(), simulator.server_s()

@@ -32,7 +32,7 @@ _WHITE: Colour = (222, 222, 222, 255)
 _YELLOW: Colour = (30, 170, 215, 255)
 GRASS: Colour = (58, 112, 84, 255)
 
-_LABELS = {
+_LABELS: dict[Colour, int] = {
     _ASPHALT: int(Label.ROADS),
     _GUTTER: int(Label.ROADS),
     _SIDEWALK: int(Label.SIDEWALKS),

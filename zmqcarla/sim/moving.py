@@ -53,8 +53,7 @@ _CORNERS = TABLE.corners.reshape(-1, *TABLE.corners.shape[2:]).transpose(0, 2, 1
 _NORMALS, _ROLES = TABLE.normals.reshape(-1, 3), TABLE.roles.ravel()
 _OFFSETS = np.stack([TABLE.offsets, np.where(TABLE.fine, np.inf, TABLE.offsets)])
 """Offsets of the faces without and with details left out: float64 (2, kinds, F)."""
-_RIDERS = (np.arange(len(Kind))[:, None] == Kind.BIKE) & np.isin(TABLE.roles, (Role.SKIN, Role.CLOTH))
-_RIDERS = _RIDERS.ravel()
+_RIDERS = ((np.arange(len(Kind))[:, None] == Kind.BIKE) & np.isin(TABLE.roles, (Role.SKIN, Role.CLOTH))).ravel()
 
 
 def moving_faces(boxes: NDArray[np.void], camera: Camera, light: Light, ground: GroundSeen) -> Faces | None:

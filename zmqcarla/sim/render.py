@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from zmqcarla.sim.roads import RoadMap
 
     Floats = NDArray[np.float64]
-    Image = NDArray[np.uint8]
 
 __all__ = ["BOX_DTYPE", "Kind", "Renderer", "Scene", "Weather"]
 
@@ -69,11 +68,6 @@ class Renderer:
         others = (moving_faces(scene.boxes, camera, light, ground), tree_faces(near, camera, light, ground))
         faces = Faces.joined([standing, *(part for part in others if part is not None)])
         return View(camera, light, scene, ground, faces, panes)
-
-    def render(self, out: Image, camera_pose: Floats, fov_deg: float, scene: Scene) -> None:
-        """Paint one picture: uint8 (height, width, 4) BGRA, C-contiguous, overwritten whole (alpha 255)."""
-        height, width = out.shape[:2]
-        self.look(camera_pose, fov_deg, width, height, scene).paint(out)
 
     def ground(self, camera: Camera) -> GroundSeen:
         """The ground before a camera."""

@@ -107,13 +107,17 @@ class Connection(asyncio.Protocol):
         self._after_batch = request.method == "apply_batch"
 
     def resume(self) -> None:
-        """What the held request waited for is there, or late."""
+        """What the held request waited for is there, or late; or what another waited for, then it waits on."""
         request, self._held = self._held, None
         if request is None or self._transport.is_closing():
             return
         method = METHODS.get(request.method)
+        ticks = method is not None and method.ticks(request.arguments)
+        if self._server.must_wait(self, ticks):
+            self._held = request
+            return
         try:
-            self._answer(request, method is not None and method.ticks(request.arguments))
+            self._answer(request, ticks)
             self._answer_waiting()
         except WireError as error:
             log.warning("client: %s; connection closed", error)

@@ -123,11 +123,6 @@ class Standing:
         """The solid things (BOX_DTYPE)."""
         return self._rows
 
-    @property
-    def trees(self) -> NDArray[np.void]:
-        """The trees (TREE_DTYPE)."""
-        return self._trees
-
     def around(self, x_m: float, y_m: float) -> Nearby:
         """What can be seen from a place on the map."""
         key = (math.floor(x_m / _CELL_M), math.floor(y_m / _CELL_M))

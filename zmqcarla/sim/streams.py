@@ -18,7 +18,7 @@ Part = bytes | memoryview
 log = logging.getLogger("zmqcarla.sim")
 
 # How long a tick waits for a subscription that a client has just asked the token of.
-SUBSCRIPTION_GRACE_S = 2.0
+SUBSCRIPTION_GRACE_S = 0.3
 # What waits for one slow reader, and for all of them; while it is more, they miss messages.
 _BACKLOG_BYTES = 64 * 2**20
 _ALL_BACKLOGS_BYTES = 512 * 2**20
