@@ -284,3 +284,35 @@ def test_impacts_between_props_and_parked_cars_do_not_repeat(world: World) -> No
     car_at(world)
     run(world, 60)
     assert world.impacts == []
+
+
+@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize(
+    ("place", "velocity"),
+    [
+        ((1e8, -1e8, 0.0), (0.0, 0.0, 0.0)),
+        ((0.0, 0.0, 0.0), (9e8, -9e8, 0.0)),
+        ((0.0, 0.0, 9e8), (0.0, 9e8, 9e8)),
+    ],
+)
+def test_the_world_bears_what_a_script_may_set(world: World, count: int, place: Any, velocity: Any) -> None:
+    cars = [car_at(world, index) for index in range(count)]
+    run(world, 2)
+    world.table.set_pose(cars[-1].row, (*place, 0.0, 30.0, 0.0))
+    world.table.set_motion(cars[-1].row, (*velocity, 0.0, 0.0, 1e6, 0.0, 0.0, 0.0))
+    cars[-1].asleep = False
+    run(world, 10)
+    assert all(map(math.isfinite, world.table.pose(cars[-1].row)))
+
+
+def test_who_is_set_below_the_ground_stands_on_it_at_once(world: World) -> None:
+    car = car_at(world)
+    run(world, 2)
+    x, y, _, pitch, yaw, roll = world.table.pose(car.row)
+    world.table.set_pose(car.row, (x, y, -50.0, pitch, yaw, roll))
+    car.asleep = False
+    run(world, 1)
+    assert world.table.pose(car.row)[2] == pytest.approx(0.0, abs=0.01)
+    run(world, 20)
+    assert world.table.pose(car.row)[2] == pytest.approx(0.0, abs=0.01)
+    assert world.table.velocity(car.row) == (0.0, 0.0, 0.0)

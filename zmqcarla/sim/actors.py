@@ -4,10 +4,12 @@ Every live actor owns one 119-byte record of `ActorTable`; the records in a row 
 message. Position, velocity and control live nowhere else, so what is published is what the simulator computes with.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.blueprints import Blueprint, Shape
@@ -247,6 +249,12 @@ class ActorTable:
     def set_motion(self, row: int, motion: tuple[float, ...]) -> None:
         """Write velocity, angular velocity and acceleration."""
         wire.MOTION.pack_into(self.buffer, row * wire.RECORD_BYTES + wire.MOTION_AT, *motion)
+
+    def columns(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Pose and motion of n rows: float64 (15, n), in the order of `wire.POSE_AND_MOTION`."""
+        taken = self.bytes_by_row[np.array(rows)][:, wire.POSE_AT : wire.POSE_AT + wire.POSE_AND_MOTION.size]
+        columns: NDArray[np.float64] = taken.view("<f4").T.astype(np.float64, order="C")
+        return columns
 
     def velocity(self, row: int) -> Vector:
         """World velocity, m/s."""

@@ -124,9 +124,8 @@ class Contacts:
             shapes = [(a.shape.extent_m[0], half_width_m(a), *a.shape.centre_m[:2], half_length_m(a)) for a in solids]
             self._shapes = np.array(shapes).T
             self._paired_at = np.full((len(solids), 2), np.inf)
-        records = self._table.records[[actor.row for actor in solids]]
-        xy: Floats = records["location"][:, :2].astype(np.float64)
-        travel: Floats = records["velocity"][:, :2].T * np.float64(delta_s)
+        motion = self._table.columns([actor.row for actor in solids])
+        xy, travel = motion[:2].T, motion[6:8] * delta_s
         half_long, half_wide, ahead, aside, radius = self._shapes
         reach = radius + abs(travel[0]) + abs(travel[1])
         walls = [
@@ -138,15 +137,18 @@ class Contacts:
         if not abs(xy - self._paired_at).max() < _PAIR_MARGIN_M / 3:
             self._pairs = near_pairs(xy, reach + _PAIR_MARGIN_M / 2)
             self._paired_at = xy
-        if not len(self._pairs):
+        first, second = self._pairs.T
+        apart, together = xy[first] - xy[second], reach[first] + reach[second]
+        near = self._pairs[(apart * apart).sum(axis=1) < together * together]
+        if not len(near):
             return [], walls
-        x, y = xy.T
-        yaw = np.radians(records["rotation"][:, 1].astype(np.float64))
+        x, y = motion[:2]
+        yaw = np.radians(motion[4])
         cos, sin = np.cos(yaw), np.sin(yaw)
         boxes = np.empty((6, len(solids)))
         boxes[0], boxes[1] = x + ahead * cos - aside * sin, y + ahead * sin + aside * cos
         boxes[2], boxes[3], boxes[4], boxes[5] = cos, sin, half_long, half_wide
-        touched = touching(boxes, travel, self._pairs)
+        touched = touching(boxes, travel, near)
         return [(i, j) for i, j in touched.tolist() if _may_meet(solids[i], solids[j])], walls
 
     def _walls(self, index: int, actor: Actor, delta_s: float) -> list[tuple[int, Obstacle]]:

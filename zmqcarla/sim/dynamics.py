@@ -34,6 +34,7 @@ TOUCH_SLOPE = 0.3
 LIFT_OFF_MPS = 0.5
 LIFT_OFF_SHARE = 0.05
 STILL_M = 1e-4
+_RAD = math.pi / 180.0
 
 Number = Any  # float or NDArray[np.float64]; the formulas do not care
 
@@ -174,7 +175,7 @@ def _substep(ops: Operations, t: _Terms, h: float, state: State) -> State:
     side = cos * world_vy - sin * world_vx
 
     # along: drive within the grip, then what resists may stop the vehicle but not turn it round
-    pushed = ahead + (t.push - t.drag * ahead * abs(ahead))
+    pushed = (ahead + t.push) / (1.0 + t.drag * abs(ahead))
     after = ops.copysign(ops.maximum(abs(pushed) - t.resist, 0.0), pushed)
     used = (after - ahead) / h
 
@@ -301,7 +302,7 @@ def land(
     ops: Operations,
     ground: Plane,
     before: tuple[Number, ...],
-    flat_mps: Number,
+    speeds: tuple[Number, Number],
     grounded: Number,
     delta_s: float,
     gravity_mps2: float = GRAVITY_MPS2,
@@ -312,7 +313,7 @@ def land(
         ops: for floats or for arrays.
         ground: under the place where it ends.
         before: z (m), vertical speed (m/s), pitch and roll (deg) at the start.
-        flat_mps: horizontal speed.
+        speeds: horizontal speed, and that along its x, m/s.
         grounded: whether it started on the ground.
         delta_s: length of the tick.
         gravity_mps2: 0 for what is kept from falling.
@@ -322,13 +323,14 @@ def land(
     """
     height, pitch, roll = ground
     z, vz, old_pitch, old_roll = before
-    follows = grounded & (z - height <= TOUCH_M + TOUCH_SLOPE * flat_mps * delta_s)
+    flat, ahead = speeds
+    follows = grounded & (abs(z - height) <= TOUCH_M + TOUCH_SLOPE * flat * delta_s)
     falling = vz - gravity_mps2 * delta_s
     fallen = z + falling * delta_s
     carried = follows | (fallen <= height)
     return (
         ops.where(carried, height, fallen),
-        ops.where(follows, (height - z) / delta_s, ops.where(carried, 0.0, falling)),
+        ops.where(follows, ahead * ops.sin(pitch * _RAD), ops.where(carried, 0.0, falling)),
         ops.where(carried, pitch, old_pitch),
         ops.where(carried, roll, old_roll),
         carried,

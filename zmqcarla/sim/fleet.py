@@ -133,9 +133,10 @@ class Squad:
         after[4] = -((180.0 - end[2] * _DEG) % 360.0 - 180.0)
         after[11] = end[5] * _DEG
         ground = flat or self._ground_at_end(after, z, ground_under)
-        speed = np.sqrt(end[3] * end[3] + end[4] * end[4])
+        flat_mps = np.sqrt(end[3] * end[3] + end[4] * end[4])
+        speeds = flat_mps, np.cos(end[2]) * end[3] + np.sin(end[2]) * end[4]
         new_z, new_vz, after[3], after[5], carried = land(
-            VECTOR, ground, (z, vz, pitch, roll), speed, grounded, delta_s
+            VECTOR, ground, (z, vz, pitch, roll), speeds, grounded, delta_s
         )
         still = rests(end[3], end[4], end[5], carried, new_z - z)
         after[2], after[8] = np.where(still, z, new_z), np.where(still, 0.0, new_vz)

@@ -132,9 +132,10 @@ class Motion:
         else:
             if flat_m is None:
                 ground = self._ground_at(vehicle, _rounded((x, y, z, 0.0, yaw_deg, 0.0)))
-            vertical, flat_mps = (z, vz, pitch, roll), math.hypot(vx, vy)
+            vertical = (z, vz, pitch, roll)
+            speeds = math.hypot(vx, vy), math.cos(yaw) * vx + math.sin(yaw) * vy
             pull = GRAVITY_MPS2 if vehicle.gravity and held is None else 0.0
-            z, vz, pitch, roll, carried = land(SCALAR, ground, vertical, flat_mps, grounded, delta_s, pull)
+            z, vz, pitch, roll, carried = land(SCALAR, ground, vertical, speeds, grounded, delta_s, pull)
             if flat_m is None and carried:
                 vehicle.stood = (_rounded((x, y, z, pitch, yaw_deg, roll)), ground)
         still = rests(vx, vy, rate, carried, z - before[2])

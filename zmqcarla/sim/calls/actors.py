@@ -1,6 +1,5 @@
 """Calls about any actor: spawn, destroy, look up, place, push."""
 
-import math
 from typing import Any
 
 from zmqcarla.sim.actors import Actor, Prop, Sensor, Sign, Vehicle, Walker
@@ -12,6 +11,8 @@ from zmqcarla.sim.world import SimError, World
 # carla.AttachmentType; the third is the ghost, a spring arm that passes through walls
 _RIGID, _SPRING_ARM = 0, 1
 _ARM_LIFT_M = 0.3
+# float32 records would overflow some ticks after larger numbers
+_LARGEST = 1e9
 # sensors that live in the client and are plain actors here
 _CLIENT_SENSORS = ("sensor.other.lane_invasion",)
 
@@ -24,10 +25,10 @@ def finite(numbers: list[float]) -> Vector:
     """A carla.Vector3D.
 
     Raises:
-        SimError: not three finite numbers.
+        SimError: not three finite numbers of a size that motion can bear.
     """
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        raise SimError(f"expected three finite numbers, found {numbers}")
+    if len(numbers) != 3 or not all(abs(number) < _LARGEST for number in numbers):
+        raise SimError(f"expected three numbers below {_LARGEST:.0e}, found {numbers}")
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
 
 
@@ -108,8 +109,8 @@ def place(session: Session, actor_id: int, pose: Pose) -> None:
     """Move an actor to a pose."""
     world = _world(session)
     actor = world.get(actor_id)
-    if not all(map(math.isfinite, pose)):
-        raise SimError(f"expected a finite transform, found {pose}")
+    if not all(abs(number) < _LARGEST for number in pose):
+        raise SimError(f"expected a finite transform of numbers below {_LARGEST:.0e}, found {pose}")
     if isinstance(actor, Sign):
         return
     if actor.parent is not None:
