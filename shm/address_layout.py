@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final
 
 _ADDR_NO_RANDOMIZE: Final = 0x0040000
@@ -23,7 +23,7 @@ _QUERY: Final = 0xFFFFFFFF
 
 
 @contextlib.contextmanager
-def same_address_layout() -> Iterator[None]:
+def same_address_layout() -> Generator[None]:
     """Programs that this thread starts inside get the one layout; where that is forbidden, random ones as ever."""
     personality = ctypes.CDLL(None).personality
     before: int = personality(ctypes.c_ulong(_QUERY))

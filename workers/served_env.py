@@ -284,8 +284,8 @@ def _binder(env: gymnasium.Env[Any, Any], views: Sequence[Any]) -> Callable[[int
     inner: Any = env
     while type(inner) in _TRANSPARENT_WRAPPERS:
         inner = inner.env
-    bind_out: Any = getattr(inner, "bind_out", None)
-    if not views or inner is not env.unwrapped or not callable(bind_out):
+    bind_out: Callable[[Any], None] | None = getattr(inner, "bind_out", None)
+    if not views or inner is not env.unwrapped or bind_out is None:
         return None
     return lambda slot: bind_out(views[slot])
 

@@ -1,5 +1,6 @@
 """Calls about any actor: spawn, destroy, look up, place, push."""
 
+import math
 from typing import Any
 
 from zmqcarla.sim.actors import Actor, Prop, Sensor, Sign, Vehicle, Walker
