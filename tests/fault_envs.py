@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from client_envs import CounterEnv
 
-from zmqcarla.shm.arena import Arena
+from zmqcarla.shm.arena import ArenaRow
 from zmqcarla.shm.bell import Bell
 
 STOP, DIE_AFTER_WRITING, DIE_BEFORE_POSTING = 4.0, 5.0, 6.0
@@ -58,7 +58,7 @@ class FaultyEnv(CounterEnv):
 
     def __init__(self, length: int = 1000) -> None:
         super().__init__(length)
-        _die_after(DIE_AFTER_WRITING, Arena, "write_row")
+        _die_after(DIE_AFTER_WRITING, ArenaRow, "write")
         Bell.attach = _TrappedBell.attach  # type: ignore[method-assign]
         _die_before(DIE_BEFORE_POSTING, sys.modules["__main__"].EnvProcess, "_send")
 
