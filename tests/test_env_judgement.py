@@ -15,9 +15,8 @@ from zmqcarla.workers.observation import (
     MEASUREMENTS,
     NAVIGATION,
     VEHICLE_STATE,
-    new_observation,
-    observation_space,
-    observe,
+    Observer,
+    write_vectors,
 )
 from zmqcarla.workers.reward import StepFacts, dense_reward, sparse_reward
 from zmqcarla.workers.termination import Ending, EndingJudge
@@ -48,12 +47,14 @@ ROUTE = RouteState(
 )
 FACTS = StepFacts(EGO, ROUTE, StepEvents(), Ending.NONE, steering_change=0.0)
 CONFIG = CarlaEnvConfig(simulator="embedded")
+VECTORS = Observer(CarlaEnvConfig(simulator="embedded", observation="state"))
 
 
 def test_the_observation_holds_the_named_values() -> None:
     red = replace(EGO, light_id=7, light_is_red=True)
-    seen = observe(new_observation((400, 224)), red, replace(ROUTE, lane_offset_m=-0.5), StepEvents(lane_invasion=True))
-    assert observation_space((400, 224)).contains(seen)
+    seen = VECTORS.new()
+    write_vectors(seen, red, replace(ROUTE, lane_offset_m=-0.5), StepEvents(lane_invasion=True))
+    assert VECTORS.space.contains(seen)
     assert seen["vehicle_state"][VEHICLE_STATE.index("yaw_deg")] == 90.0
     assert seen["navigation"][NAVIGATION.index("command")] == RoadOption.LANEFOLLOW
     assert seen["navigation"][NAVIGATION.index("lane_offset_m")] == -0.5
@@ -65,7 +66,9 @@ def test_the_observation_holds_the_named_values() -> None:
 def test_the_observation_is_finite_and_within_its_bounds_whatever_the_simulator_says(bad: float) -> None:
     ego = replace(EGO, acceleration_mps2=(bad, bad, bad), speed_mps=bad, position_m=(bad, 0.0, 0.0))
     route = replace(ROUTE, lane_offset_m=bad, waypoints_ego_m=np.full((NUM_WAYPOINTS, 2), bad))
-    assert observation_space((64, 64)).contains(observe(new_observation((64, 64)), ego, route, StepEvents()))
+    seen = VECTORS.new()
+    write_vectors(seen, ego, route, StepEvents())
+    assert VECTORS.space.contains(seen)
 
 
 def test_good_driving_earns_its_progress() -> None:

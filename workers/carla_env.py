@@ -22,10 +22,10 @@ from zmqcarla.broker.errors import EmbeddedSimulatorWarning, InvalidActionError,
 from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
 from zmqcarla.workers.config import CarlaEnvConfig
-from zmqcarla.workers.episode import Episode, Moment
-from zmqcarla.workers.observation import Observation, new_observation, observation_space, observe
+from zmqcarla.workers.episode import CHASE, Episode, Moment
+from zmqcarla.workers.observation import Observation, Observer
+from zmqcarla.workers.readings import write_rgb
 from zmqcarla.workers.reward import REWARDS, StepFacts
-from zmqcarla.workers.sensors import write_rgb
 from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
 from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
 from zmqcarla.workers.termination import Ending, EndingJudge
@@ -75,7 +75,8 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.config = CarlaEnvConfig(**settings)
         self.render_mode = self.config.render_mode
         self.metadata = {**self.metadata, "render_fps": round(1.0 / (self.config.delta_s * self.config.frame_skip))}
-        self.observation_space: spaces.Space[Any] = observation_space(self.config.image_size)
+        self._observer = Observer(self.config)
+        self.observation_space: spaces.Space[Any] = self._observer.space
         self.action_space: spaces.Space[Any] = spaces.Box(_ACTION_LOW, _ACTION_HIGH, dtype=np.float32)
         self._simulator: SimulatorName = self.config.simulator_name
         self._claim: ports.PortClaim | None = None
@@ -163,7 +164,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
         width, height = self.config.image_size
         picture = np.empty((height, width, 3), np.uint8)
-        write_rgb(self._moment.chase_image, picture.transpose(2, 0, 1))
+        write_rgb(self._moment.readings[CHASE][0], picture.transpose(2, 0, 1))
         return picture
 
     def close(self) -> None:
@@ -176,12 +177,8 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._open().graph.lines()
 
     def _observation(self) -> Observation:
-        moment, out = self._moment, self._out
-        self._out = None
-        if out is None:
-            out = new_observation(self.config.image_size)
-        write_rgb(moment.image, out["rgb"])
-        return observe(out, moment.ego, moment.route, moment.events)
+        out, self._out = self._out, None
+        return self._observer.write(self._moment, self._observer.new() if out is None else out)
 
     def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
         assert self.episode is not None

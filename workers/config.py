@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from zmqcarla.workers.presets import OBSERVATION_NAMES, VECTORS, ObservationName, preset
+from zmqcarla.workers.sensor_specs import IMAGE_LAYOUTS, ImageLayout, SensorSpec, parse_sensors
 from zmqcarla.workers.servers import SimulatorName
 
 RewardType = Literal["dense", "sparse"]
@@ -47,7 +50,19 @@ class CarlaEnvConfig:
     """"rgb_array" adds a camera behind the vehicle for `render()`; it costs a second picture a step."""
 
     image_size: tuple[int, int] = (400, 224)
-    """Width and height of the pictures in pixels."""
+    """Width and height in pixels of the picture of "standard" and of `render()`."""
+
+    observation: ObservationName = "standard"
+    """What is observed: "standard", "state", "roach" or "leaderboard"; see `zmqcarla.workers.presets`."""
+
+    sensors: Sequence[Mapping[str, Any]] | None = None
+    """Leaderboard-style sensor dicts in place of the preset's; see `zmqcarla.workers.sensor_specs`."""
+
+    vectors: Sequence[str] | None = None
+    """Which of "vehicle_state", "navigation" and "measurements" are observed; None for all."""
+
+    image_layout: ImageLayout = "CHW"
+    """Order of the axes of RGB pictures: "CHW" or "HWC"."""
 
     route_length_m: float = 300.0
     """Least length of a random route."""
@@ -79,8 +94,26 @@ class CarlaEnvConfig:
         _expect("delta_s", self.delta_s, self.delta_s <= 0.1, "at most 0.1 s per tick")
         size = tuple(self.image_size)
         _expect("image_size", size, len(size) == 2 and min(size) >= 16, "(width, height) of at least 16 pixels")
+        _choose("observation", self.observation, OBSERVATION_NAMES)
+        _choose("image_layout", self.image_layout, IMAGE_LAYOUTS)
+        for name in self.vector_names:
+            _choose("vectors", name, VECTORS)
+        _expect("vectors", self.vectors, len(set(self.vector_names)) == len(self.vector_names), "each name once")
+        something = self.sensor_specs or self.vector_names
+        _expect("observation", (self.sensors, self.vectors), something, "at least one sensor or vector")
         if self.connect is not None:
             self.address()
+
+    @property
+    def sensor_specs(self) -> tuple[SensorSpec, ...]:
+        """The sensors of the observation, checked."""
+        wanted = preset(self.observation, self.image_size).sensors if self.sensors is None else self.sensors
+        return parse_sensors(wanted, self.delta_s, VECTORS)
+
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """The vectors of the observation."""
+        return VECTORS if self.vectors is None else tuple(self.vectors)
 
     @property
     def simulator_name(self) -> SimulatorName:
@@ -110,6 +143,6 @@ def _choose(name: str, value: object, allowed: tuple[object, ...]) -> None:
     _expect(name, value, value in allowed, "one of " + ", ".join(map(repr, allowed)))
 
 
-def _expect(name: str, value: object, good: bool, expected: str) -> None:
+def _expect(name: str, value: object, good: object, expected: str) -> None:
     if not good:
         raise ValueError(f"{name}: expected {expected}, found {value!r}")
