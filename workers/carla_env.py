@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, InvalidActionError, SimulatorError
 from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
+from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import CHASE, Episode, Moment
 from zmqcarla.workers.observation import Observation, Observer
@@ -84,6 +85,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.session: Session | None = None
         self.episode: Episode | None = None
         self._out: Observation | None = None
+        self._bev: BevPainter | None = None
         if self.config.connect is None and self._simulator == "carla":
             carla_script(self.config.root)
         if self.config.connect is None and self.config.simulator is None and self._simulator == "embedded":
@@ -113,6 +115,10 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._steer = 0.0
         self._moment = self.episode.begin()
         scene = self.episode.scene
+        bev = self.config.bev_config
+        if bev is not None:
+            ego_id = int(self.episode.vehicle.id)
+            self._bev = BevPainter(session.world, session.road_lines, scene.route, ego_id, bev)
         goal_x_m, goal_y_m = scene.route.goal_xy_m
         chosen = {
             "map": town_name(session.map.name),
@@ -178,7 +184,11 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     def _observation(self) -> Observation:
         out, self._out = self._out, None
-        return self._observer.write(self._moment, self._observer.new() if out is None else out)
+        if out is None:
+            out = self._observer.new()
+        if self._bev is not None:
+            self._bev.paint(self._moment.ego, self._moment.route.s_m, out["bev"])
+        return self._observer.write(self._moment, out)
 
     def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
         assert self.episode is not None

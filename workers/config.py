@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from zmqcarla.workers.bev_config import BevConfig
 from zmqcarla.workers.presets import OBSERVATION_NAMES, VECTORS, ObservationName, preset
 from zmqcarla.workers.sensor_specs import IMAGE_LAYOUTS, ImageLayout, SensorSpec, parse_sensors
 from zmqcarla.workers.servers import SimulatorName
@@ -61,6 +62,9 @@ class CarlaEnvConfig:
     vectors: Sequence[str] | None = None
     """Which of "vehicle_state", "navigation" and "measurements" are observed; None for all."""
 
+    bev: Mapping[str, Any] | None = None
+    """Settings of a bird's-eye view "bev", {} for the default ones; see `zmqcarla.workers.bev_config`."""
+
     image_layout: ImageLayout = "CHW"
     """Order of the axes of RGB pictures: "CHW" or "HWC"."""
 
@@ -99,8 +103,8 @@ class CarlaEnvConfig:
         for name in self.vector_names:
             _choose("vectors", name, VECTORS)
         _expect("vectors", self.vectors, len(set(self.vector_names)) == len(self.vector_names), "each name once")
-        something = self.sensor_specs or self.vector_names
-        _expect("observation", (self.sensors, self.vectors), something, "at least one sensor or vector")
+        something = self.sensor_specs or self.vector_names or self.bev_config
+        _expect("observation", (self.sensors, self.vectors), something, "at least one sensor, vector or bev")
         if self.connect is not None:
             self.address()
 
@@ -108,7 +112,13 @@ class CarlaEnvConfig:
     def sensor_specs(self) -> tuple[SensorSpec, ...]:
         """The sensors of the observation, checked."""
         wanted = preset(self.observation, self.image_size).sensors if self.sensors is None else self.sensors
-        return parse_sensors(wanted, self.delta_s, VECTORS)
+        return parse_sensors(wanted, self.delta_s, (*VECTORS, "bev"))
+
+    @property
+    def bev_config(self) -> BevConfig | None:
+        """The bird's-eye view of the observation, checked; None for none."""
+        wanted = preset(self.observation, self.image_size).bev if self.bev is None else self.bev
+        return None if wanted is None else BevConfig.parse(wanted)
 
     @property
     def vector_names(self) -> tuple[str, ...]:

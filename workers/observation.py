@@ -121,6 +121,8 @@ class Observer:
             members[spec.id] = sensor_space(spec, self._layout)
             if spec.ticks > 1:
                 members[age_key(spec)] = spaces.Box(0.0, 2.0 * spec.ticks * self._delta_s, (1,), np.float32)
+        if config.bev_config is not None:
+            members["bev"] = spaces.Box(0, 255, config.bev_config.shape, np.uint8)
         for name in self._vectors:
             members[name] = spaces.Box(*_VECTOR_LIMITS[name], dtype=np.float32)
         self.space = spaces.Dict(members)
@@ -131,7 +133,7 @@ class Observer:
         return observation
 
     def write(self, moment: Moment, out: Observation) -> Observation:
-        """Write one moment into the arrays of an observation and return it."""
+        """Write one moment into the arrays of an observation, all but "bev", and return it."""
         for spec in self._specs:
             if spec.type == SPEEDOMETER:
                 write_reading(spec, moment.ego.velocity_mps[0], self._layout, out[spec.id])
