@@ -18,28 +18,26 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import EmbeddedSimulatorWarning, InvalidActionError, SimulatorError
+from zmqcarla.broker.errors import EmbeddedSimulatorWarning, SimulatorError
 from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
+from zmqcarla.workers.actions import action_space, checked_table, make_control
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import CHASE, Episode, Moment
 from zmqcarla.workers.observation import Observation, Observer
 from zmqcarla.workers.readings import write_rgb
-from zmqcarla.workers.reward import REWARDS, StepFacts
+from zmqcarla.workers.reward import StepFacts, make_reward
 from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
 from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
 from zmqcarla.workers.termination import Ending, EndingJudge
 
-_ACTION_LOW = np.array([-1.0, -1.0, 0.0], dtype=np.float32)
-_ACTION_HIGH = np.array([1.0, 1.0, 1.0], dtype=np.float32)
 
-
-class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
+class CarlaEnv(gymnasium.Env[Observation, Any]):
     """One vehicle, one route, one CARLA server.
 
-    Observation: see `zmqcarla.workers.observation`. Action: float32 (3,) = steer -1 (left) to 1, throttle -1 to 1,
-    brake 0 to 1; negative throttle drives in reverse; values out of range are clipped.
+    Observation: see `zmqcarla.workers.observation`. Action: see `zmqcarla.workers.actions`; by default float32 (3,) =
+    steer -1 (left) to 1, throttle -1 to 1 (negative drives in reverse), brake 0 to 1.
 
     `info` after reset and step: "frame" (ticks since the reset), "simulator" ("embedded" or "carla"),
     "route_completion" (percent), "route_length_m", "distance_to_goal_m", "lane_offset_m", "lane_width_m", "speed_mps",
@@ -78,7 +76,10 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.metadata = {**self.metadata, "render_fps": round(1.0 / (self.config.delta_s * self.config.frame_skip))}
         self._observer = Observer(self.config)
         self.observation_space: spaces.Space[Any] = self._observer.space
-        self.action_space: spaces.Space[Any] = spaces.Box(_ACTION_LOW, _ACTION_HIGH, dtype=np.float32)
+        table = checked_table(self.config.action_table)
+        self.action_space: spaces.Space[Any] = action_space(self.config.action_type, table)
+        self._control = make_control(self.config.action_type, table)
+        self._reward = make_reward(self.config.reward_type, self.config.reward_weights)
         self._simulator: SimulatorName = self.config.simulator_name
         self._claim: ports.PortClaim | None = None
         self.server: Server | None = None
@@ -129,7 +130,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         }
         return self._observation(), {**self._info(Ending.NONE, {}), **chosen}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for `frame_skip` ticks.
 
         Raises:
@@ -139,14 +140,17 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
-        checked = checked_action(action)
-        self._moment = moment = self.episode.step(checked)
+        control = self._control(action)
+        before_percent = self._moment.route.completion_percent
+        self._moment = moment = self.episode.step(control)
         self._steps += 1
         passed_s = self.config.delta_s * self.config.frame_skip
         ending = self._judge.judge(moment.ego, moment.route, moment.events, passed_s)
-        steering_change, self._steer = abs(float(checked[0]) - self._steer), float(checked[0])
-        facts = StepFacts(moment.ego, moment.route, moment.events, ending, steering_change)
-        terms = REWARDS[self.config.reward_type](facts)
+        steering_change, self._steer = abs(float(control[0]) - self._steer), float(control[0])
+        completed_percent = moment.route.completion_percent - before_percent
+        terms = self._reward(
+            StepFacts(moment.ego, moment.route, moment.events, ending, steering_change, completed_percent)
+        )
         terminated = ending is not Ending.NONE
         truncated = self._steps >= self.config.max_steps
         return self._observation(), float(sum(terms.values())), terminated, truncated, self._info(ending, terms)
@@ -266,26 +270,6 @@ def _fresh_log(port: int) -> Path:
     path = folder / f"server-{port}.log"
     path.write_bytes(b"")
     return path
-
-
-def checked_action(action: Any) -> NDArray[np.float32]:
-    """Return `action` as float32 (3,) within its bounds.
-
-    Raises:
-        InvalidActionError: it has another shape, is not numeric, or holds NaN or infinity.
-    """
-    expected = "expected an action of 3 finite numbers, [steer, throttle, brake]"
-    try:
-        array = np.asarray(action, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidActionError(
-            f"{expected}, found {action!r} ({error}); pass a float32 array of shape (3,)"
-        ) from error
-    if array.shape != (3,):
-        raise InvalidActionError(f"{expected}, found an array of shape {array.shape}; pass one of shape (3,)")
-    if not np.isfinite(array).all():
-        raise InvalidActionError(f"{expected}, found {array.tolist()}; look for a division by zero in the policy")
-    return np.clip(array, _ACTION_LOW, _ACTION_HIGH)
 
 
 _embedded_warned = False

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from zmqcarla.workers.actions import ACTION_TYPES, ActionType, checked_table
 from zmqcarla.workers.bev_config import BevConfig
 from zmqcarla.workers.presets import OBSERVATION_NAMES, VECTORS, ObservationName, preset
 from zmqcarla.workers.sensor_specs import IMAGE_LAYOUTS, ImageLayout, SensorSpec, parse_sensors
 from zmqcarla.workers.servers import SimulatorName
 
-RewardType = Literal["dense", "sparse"]
 RenderMode = Literal["rgb_array"]
 
 
@@ -44,8 +44,17 @@ class CarlaEnvConfig:
     delta_s: float = 0.05
     """Simulated seconds per tick."""
 
-    reward_type: RewardType = "dense"
-    """"dense" or "sparse"; see `zmqcarla.workers.reward`."""
+    action_type: ActionType = "control"
+    """"control", "acceleration" or "discrete"; see `zmqcarla.workers.actions`."""
+
+    action_table: Sequence[Sequence[float]] | None = None
+    """Rows of [steer, throttle, brake] for "discrete"; None for the default table."""
+
+    reward_type: str = "dense"
+    """"dense", "sparse", "roach", "carl", or a function "module:name"; see `zmqcarla.workers.reward`."""
+
+    reward_weights: Mapping[str, float] | None = None
+    """Weights that differ from the preset's; see `zmqcarla.workers.reward`."""
 
     render_mode: RenderMode | None = None
     """"rgb_array" adds a camera behind the vehicle for `render()`; it costs a second picture a step."""
@@ -88,7 +97,10 @@ class CarlaEnvConfig:
 
     def __post_init__(self) -> None:
         _choose("simulator", self.simulator, (None, "embedded", "carla"))
-        _choose("reward_type", self.reward_type, ("dense", "sparse"))
+        _choose("action_type", self.action_type, ACTION_TYPES)
+        discrete = self.action_type == "discrete"
+        _expect("action_table", self.action_table, discrete or self.action_table is None, 'it with "discrete" only')
+        checked_table(self.action_table)
         _choose("render_mode", self.render_mode, (None, "rgb_array"))
         for name in ("timeout", "delta_s", "route_length_m", "off_route_m", "blocked_s", "start_timeout_s"):
             _expect(name, getattr(self, name), getattr(self, name) > 0.0, "a number above 0")
