@@ -171,9 +171,10 @@ class Episode:
 
     def _look(self, frame: int, ran_red_light: bool) -> Moment:
         assert self._sensors is not None
-        readings, hits = self._sensors.read(frame, self._config.timeout)
         x_m, y_m, _ = self._ego.position_m
+        # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
+        readings, hits = self._sensors.read(frame, self._config.timeout)
         events = StepEvents(
             collision=bool(hits),
             lane_invasion=lane_invaded(route, self._half_width_m),

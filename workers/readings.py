@@ -37,13 +37,14 @@ def write_rgb(image: Any, out: NDArray[np.uint8], shrink: int = 1) -> None:
 
     With `shrink`, each pixel is the mean of a square of so many in each direction.
     """
-    bgra = _pixels(image)
     if shrink == 1:
+        # Half the time of copying every fourth byte.
+        bgra = np.frombuffer(image.raw_data, dtype="<u4").reshape(image.height, image.width)
         for channel in range(3):
-            out[channel] = bgra[:, :, 2 - channel]
+            np.right_shift(bgra, np.uint32(16 - 8 * channel), out=out[channel], casting="unsafe")
         return
     height, width = out.shape[1:]
-    squares = bgra.reshape(height, shrink, width, shrink, 4)
+    squares = _pixels(image).reshape(height, shrink, width, shrink, 4)
     sums = squares.sum(axis=1, dtype=np.uint32).sum(axis=2)
     for channel in range(3):
         out[channel] = (sums[:, :, 2 - channel] + shrink * shrink // 2) // (shrink * shrink)
