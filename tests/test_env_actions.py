@@ -9,14 +9,16 @@ import pytest
 from gymnasium import spaces
 
 from zmqcarla.broker.errors import InvalidActionError
-from zmqcarla.workers.actions import DEFAULT_TABLE
+from zmqcarla.workers.actions import DEFAULT_TABLE, checked_table, make_control
 from zmqcarla.workers.carla_env import CarlaEnv
+from zmqcarla.workers.config import CarlaEnvConfig
 
 TABLE = [[0.0, 0.5, 0.0], [-1.0, -0.5, 0.0], [0.0, 0.0, 1.0]]
 
 
 def control(action: Any, **settings: Any) -> list[float]:
-    made: list[float] = CarlaEnv(simulator="embedded", **settings)._control(action).tolist()
+    config = CarlaEnvConfig(simulator="embedded", **settings)
+    made: list[float] = make_control(config.action_type, checked_table(config.action_table))(action).tolist()
     return made
 
 

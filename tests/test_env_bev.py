@@ -50,8 +50,8 @@ def make(address: str) -> Iterator[Any]:
 
 def ground(env: CarlaEnv, config: BevConfig) -> NDArray[np.float64]:
     """World place of the middle of each pixel: (height, width, 2), metres."""
-    x, y, _ = env._moment.ego.position_m
-    yaw = math.radians(env._moment.ego.rotation_deg[2])
+    x, y, _ = env.moment.ego.position_m
+    yaw = math.radians(env.moment.ego.rotation_deg[2])
     ahead = (config.ego_at[1] - np.arange(config.size[1]) - 0.5) / config.pixels_per_metre
     right = (np.arange(config.size[0]) + 0.5 - config.ego_at[0]) / config.pixels_per_metre
     ahead, right = np.meshgrid(ahead, right, indexing="ij")
@@ -67,7 +67,8 @@ def outside_m(places: NDArray[np.float64], pose: Any, box: Any) -> NDArray[np.fl
     along = np.abs(dx * math.cos(yaw) + dy * math.sin(yaw) - box.location.x) - box.extent.x
     aside = np.abs(dy * math.cos(yaw) - dx * math.sin(yaw) - box.location.y) - box.extent.y
     beyond = np.hypot(np.maximum(along, 0.0), np.maximum(aside, 0.0))
-    return np.where((along <= 0.0) & (aside <= 0.0), np.maximum(along, aside), beyond)
+    outside: NDArray[np.float64] = np.where((along <= 0.0) & (aside <= 0.0), np.maximum(along, aside), beyond)
+    return outside
 
 
 def agrees(mask: NDArray[np.uint8], outside: NDArray[np.float64], ppm: float = PPM, slack_m: float = 1e-3) -> None:
@@ -99,7 +100,7 @@ def beside(env: CarlaEnv, type_id: str, ahead: float, right: float, turn_deg: fl
 def test_footprints_are_where_the_actors_are_and_where_they_were(make: Any) -> None:
     env = make(bev={"history": [0, 2]})
     config = env.config.bev_config
-    env.reset(seed=0)
+    observation, _ = env.reset(seed=0)
     car = beside(env, "vehicle.carlamotors.carlacola", 14.0, -9.0, 33.0)
     walker = beside(env, "walker.pedestrian.0001", 9.0, 11.0, 0.0)
     for _ in range(3):
@@ -131,10 +132,11 @@ def test_lanes_and_route_lie_where_the_map_has_them(make: Any) -> None:
         bev = dict(zip(layers, observation["bev"], strict=True))
         places = ground(env, config)
         town = env.session.map
-        height_m = env._moment.ego.position_m[2]
+        height_m = env.moment.ego.position_m[2]
         on_lane = np.array(
             [
-                town.get_waypoint(carla.Location(*map(float, place), height_m), project_to_road=False) is not None
+                town.get_waypoint(carla.Location(float(place[0]), float(place[1]), height_m), project_to_road=False)
+                is not None
                 for place in places.reshape(-1, 2)
             ]
         ).reshape(places.shape[:2])
@@ -144,7 +146,7 @@ def test_lanes_and_route_lie_where_the_map_has_them(make: Any) -> None:
         assert (painted == on_lane)[clear].mean() > 0.995
         line = env.episode.scene.route
         distances = np.linalg.norm(places[:, :, None] - line.xy_m, axis=-1)
-        distance, s_m = distances.min(axis=-1), line.s_m[distances.argmin(axis=-1)] - env._moment.route.s_m
+        distance, s_m = distances.min(axis=-1), line.s_m[distances.argmin(axis=-1)] - env.moment.route.s_m
         half = float(line.lane_width_m.min()) / 2.0
         inside = (distance < half - 0.5) & (s_m > 1.0)
         assert inside.sum() > 50
@@ -174,7 +176,7 @@ def test_lights_and_stop_lines_show_their_state(make: Any) -> None:
     stop = light.get_stop_waypoints()[0].transform
     yaw = math.radians(stop.rotation.yaw)
     x, y = stop.location.x - 10.0 * math.cos(yaw), stop.location.y - 10.0 * math.sin(yaw)
-    ego = dataclasses.replace(env._moment.ego, position_m=(x, y, 0.0), rotation_deg=(0.0, 0.0, stop.rotation.yaw))
+    ego = dataclasses.replace(env.moment.ego, position_m=(x, y, 0.0), rotation_deg=(0.0, 0.0, stop.rotation.yaw))
     layers = ("stop_lines", "lights_red", "lights_green", "lights")
     config = BevConfig(layers=layers)
     painter = BevPainter(world, env.session.road_lines, env.episode.scene.route, env.episode.vehicle.id, config)

@@ -145,8 +145,8 @@ def changed(facts: StepFacts, changes: dict[str, object]) -> StepFacts:
     left = dict(changes)
     for part in ("ego", "route", "events"):
         own = {name: left.pop(name) for name in list(left) if hasattr(getattr(facts, part), name)}
-        facts = replace(facts, **{part: replace(getattr(facts, part), **own)})  # type: ignore[arg-type]
-    return replace(facts, **left)  # type: ignore[arg-type]
+        facts = replace(facts, **{part: replace(getattr(facts, part), **own)})  # type: ignore[arg-type, unused-ignore]
+    return replace(facts, **left)  # type: ignore[arg-type, unused-ignore]
 
 
 def test_weights_may_be_chosen() -> None:

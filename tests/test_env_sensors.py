@@ -147,13 +147,14 @@ def test_every_measurement_is_of_the_tick_and_decoded(make: Any) -> None:
     episode = env.episode
     line = episode.scene.route
     k = int(np.searchsorted(line.s_m, 14.0))
-    place = carla.Transform(carla.Location(*(float(v) for v in line.xy_m[k]), 0.3))
+    place = carla.Transform(carla.Location(float(line.xy_m[k, 0]), float(line.xy_m[k, 1]), 0.3))
     parked = env.session.world.spawn_actor(env.session.world.get_blueprint_library().find("vehicle.audi.tt"), place)
+    raw: dict[str, Any] = {}
     for _ in range(3):
         observation, *_ = env.step(FORWARD)
         assert env.observation_space.contains(observation)
         frame = env.session.world.get_snapshot().frame
-        raw = {name: measured for name, (measured, _) in env._moment.readings.items()}
+        raw = {name: measured for name, (measured, _) in env.moment.readings.items()}
         assert {measured.frame for measured in raw.values()} == {frame}
     picture = pixels(raw["rgb"])[..., 2::-1].transpose(2, 0, 1)
     assert np.array_equal(observation["rgb"], picture)
@@ -246,7 +247,7 @@ def test_the_leaderboard_suite_comes_through_the_ring(make: Any, new_vec_env: Ne
         batches.append(vec.step(FORWARD[None])[0])
         alone.append(env.step(FORWARD)[0])
         frame = env.session.world.get_snapshot().frame
-        ages = {name: frame - measured.frame for name, (measured, _) in env._moment.readings.items()}
+        ages = {name: frame - measured.frame for name, (measured, _) in env.moment.readings.items()}
         assert {name for name, age in ages.items() if age} <= {"gnss"}
     for batch, single in zip(batches, alone, strict=True):
         rows, parts = leaves(batch), leaves(single)

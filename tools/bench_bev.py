@@ -71,7 +71,7 @@ def measure(env: CarlaEnv, config: BevConfig, picture: Path | None) -> str:
     assert env.episode is not None
     episode, lines = env.episode, env.session.road_lines
     painter = BevPainter(env.session.world, lines, episode.scene.route, int(episode.vehicle.id), config)
-    ego, s_m = env._moment.ego, env._moment.route.s_m
+    ego, s_m = env.moment.ego, env.moment.route.s_m
     out = np.zeros(config.shape, np.uint8)
     costs_s: list[float] = []
     for _ in range(_PAINTS):

@@ -62,8 +62,8 @@ def bare_step(env: CarlaEnv) -> None:
     assert env.episode is not None
     env.episode.vehicle.apply_control(carla.VehicleControl(throttle=0.1))
     frame = env.session.world.tick(20.0)
-    for _, stream in env.episode._sensors._streams:
-        stream.reading(frame, 20.0)
+    assert env.episode.sensors is not None
+    env.episode.sensors.read(frame, 20.0)
 
 
 def p50_ms(times_s: list[float]) -> float:

@@ -73,7 +73,8 @@ def make_control(action_type: ActionType, table: NDArray[np.float32]) -> Callabl
                 f"expected a whole number from 0 to {len(table) - 1} as the action, found {action!r}; "
                 "pass a row of the action table"
             )
-        return table[int(row)]
+        control: Control = table[int(row)]
+        return control
 
     return {"control": checked_action, "acceleration": accelerate, "discrete": choose}[action_type]
 

@@ -86,7 +86,7 @@ class BevPainter:
             "road": lambda view, out: _flagged(view, ROAD, out),
             "markings_broken": lambda view, out: _flagged(view, BROKEN, out),
             "markings_solid": lambda view, out: _flagged(view, SOLID, out),
-            "markings": lambda view, out: np.take(_MARKING_VALUE, view.flags, out=out),
+            "markings": _both_markings,
             "stop_lines": lambda view, out: _flagged(view, STOP_LINE, out),
             "route": self._paint_route,
         }
@@ -169,7 +169,8 @@ class BevPainter:
         rows = np.add.outer(row + sin * self._ahead_m, cos * self._right_m).astype(np.int32)
         rows *= len(ground.flags)
         rows += columns
-        return ground.flags.reshape(-1).take(rows)
+        flags: NDArray[np.uint8] = ground.flags.reshape(-1).take(rows)
+        return flags
 
     def _paint_route(self, view: _View, out: NDArray[np.uint8]) -> None:
         out[...] = 0
@@ -242,6 +243,10 @@ class _View:
 
 def _flagged(view: _View, flag: int, out: NDArray[np.uint8]) -> None:
     np.multiply((view.flags & np.uint8(flag)) != 0, np.uint8(255), out=out, casting="unsafe")
+
+
+def _both_markings(view: _View, out: NDArray[np.uint8]) -> None:
+    out[...] = _MARKING_VALUE[view.flags]
 
 
 _MARKING_VALUE: Final = np.array([255 if k & SOLID else 120 if k & BROKEN else 0 for k in range(256)], np.uint8)

@@ -46,16 +46,15 @@ class BevConfig:
     """How many steps ago: a channel of each moving layer for each. What was before the reset is its first moment."""
 
     def __post_init__(self) -> None:
-        good = len(self.size) == 2 and all(isinstance(side, int) and 8 <= side <= 4096 for side in self.size)
+        good = len(self.size) == 2 and all(_whole(side, 8, 4096) for side in self.size)
         _expect("size", self.size, good, "(width, height) of 8 to 4096 pixels")
         _expect("pixels_per_metre", self.pixels_per_metre, 0.1 <= self.pixels_per_metre <= 100.0, "0.1 to 100")
         good = len(self.ego_at) == 2 and all(-1e4 <= place <= 1e4 for place in self.ego_at)
         _expect("ego_at", self.ego_at, good, "(pixels from the left, pixels from the top)")
         known = STILL_LAYERS + MOVING_LAYERS
-        good = self.layers and len(set(self.layers)) == len(self.layers) and set(self.layers) <= set(known)
+        good = _different(self.layers) and set(self.layers) <= set(known)
         _expect("layers", self.layers, good, f"some of {', '.join(known)}, each once")
-        good = self.history and all(isinstance(steps, int) and 0 <= steps <= 1000 for steps in self.history)
-        good = good and len(set(self.history)) == len(self.history)
+        good = _different(self.history) and all(_whole(steps, 0, 1000) for steps in self.history)
         _expect("history", self.history, good, "different numbers of steps from 0 to 1000")
 
     @classmethod
@@ -68,9 +67,9 @@ class BevConfig:
         known = [field.name for field in fields(cls)]
         if not isinstance(settings, Mapping) or not set(settings) <= set(known):
             raise ValueError(f"bev: expected a dict with keys among {', '.join(known)}, found {settings!r}; correct it")
-        tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        wanted: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
         try:
-            return cls(**tuples)
+            return cls(**wanted)
         except TypeError as error:
             raise ValueError(f"bev: expected numbers, and sequences of them, found {settings!r}: {error}") from None
 
@@ -88,6 +87,14 @@ class BevConfig:
         return len(self.channels), self.size[1], self.size[0]
 
 
-def _expect(name: str, value: object, good: object, expected: str) -> None:
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and low <= value <= high
+
+
+def _different(values: tuple[Any, ...]) -> bool:
+    return 0 < len(set(values)) == len(values)
+
+
+def _expect(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
         raise ValueError(f"bev: {name}: expected {expected}, found {value!r}; correct it")

@@ -49,6 +49,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         session: the connection to the server, None before the first reset and after close.
         episode: the running episode, None likewise.
         server: the server that the env started itself, None with `connect`.
+        moment: what the last reset or step led to; not there before the first reset.
 
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
     the embedded simulator two runs of one seed are identical bit for bit.
@@ -85,6 +86,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         self.server: Server | None = None
         self.session: Session | None = None
         self.episode: Episode | None = None
+        self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
         if self.config.connect is None and self._simulator == "carla":
@@ -114,7 +116,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         self._judge = EndingJudge(self.config)
         self._steps = 0
         self._steer = 0.0
-        self._moment = self.episode.begin()
+        self.moment = self.episode.begin()
         scene = self.episode.scene
         bev = self.config.bev_config
         if bev is not None:
@@ -141,8 +143,8 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
         control = self._control(action)
-        before_percent = self._moment.route.completion_percent
-        self._moment = moment = self.episode.step(control)
+        before_percent = self.moment.route.completion_percent
+        self.moment = moment = self.episode.step(control)
         self._steps += 1
         passed_s = self.config.delta_s * self.config.frame_skip
         ending = self._judge.judge(moment.ego, moment.route, moment.events, passed_s)
@@ -174,7 +176,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
         width, height = self.config.image_size
         picture = np.empty((height, width, 3), np.uint8)
-        write_rgb(self._moment.readings[CHASE][0], picture.transpose(2, 0, 1))
+        write_rgb(self.moment.readings[CHASE][0], picture.transpose(2, 0, 1))
         return picture
 
     def close(self) -> None:
@@ -191,12 +193,12 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         if out is None:
             out = self._observer.new()
         if self._bev is not None:
-            self._bev.paint(self._moment.ego, self._moment.route.s_m, out["bev"])
-        return self._observer.write(self._moment, out)
+            self._bev.paint(self.moment.ego, self.moment.route.s_m, out["bev"])
+        return self._observer.write(self.moment, out)
 
     def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
         assert self.episode is not None
-        moment: Moment = self._moment
+        moment = self.moment
         return {
             "frame": self.episode.ticks,
             "simulator": self._simulator,

@@ -79,6 +79,7 @@ class Episode:
         scene: spawn point, weather and route.
         ticks: simulator ticks since the first moment.
         vehicle: the ego as the `carla` client knows it.
+        sensors: of the ego; None after the end.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Episode:
         self._session = session
         self._config = config
         self.vehicle: Any = None
-        self._sensors: SensorRig | None = None
+        self.sensors: SensorRig | None = None
         self.ticks = 0
         try:
             self.scene = self._choose_scene(rng, options)
@@ -150,12 +151,12 @@ class Episode:
     def end(self) -> None:
         """Stop the sensors and destroy the actors; a second call does nothing."""
         actor_ids: list[int] = []
-        if self._sensors is not None:
-            actor_ids += self._sensors.actor_ids
-            self._sensors.stop()
+        if self.sensors is not None:
+            actor_ids += self.sensors.actor_ids
+            self.sensors.stop()
         if self.vehicle is not None:
             actor_ids.append(int(self.vehicle.id))
-        self._sensors = self.vehicle = None
+        self.sensors = self.vehicle = None
         if actor_ids:
             with contextlib.suppress(SimulatorTimeoutError):
                 self._session.destroy(actor_ids)
@@ -170,11 +171,11 @@ class Episode:
         return read_ego(self.vehicle)
 
     def _look(self, frame: int, ran_red_light: bool) -> Moment:
-        assert self._sensors is not None
+        assert self.sensors is not None
         x_m, y_m, _ = self._ego.position_m
         # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
-        readings, hits = self._sensors.read(frame, self._config.timeout)
+        readings, hits = self.sensors.read(frame, self._config.timeout)
         events = StepEvents(
             collision=bool(hits),
             lane_invasion=lane_invaded(route, self._half_width_m),
@@ -231,7 +232,7 @@ class Episode:
             if self._config.render_mode is not None:
                 (chase,) = parse_sensors([chase_view(*self._config.image_size)], self._config.delta_s, ())
                 specs += (replace(chase, id=CHASE),)
-            self._sensors = SensorRig(self._session.world, self.vehicle, specs)
+            self.sensors = SensorRig(self._session.world, self.vehicle, specs)
 
 
 def _index(name: str, value: Any, count: int) -> int:

@@ -245,7 +245,7 @@ REWARDS: Final[dict[str, tuple[Callable[..., RewardTerms], type[Any]]]] = {
 }
 
 
-def make_reward(reward_type: str, weights: Mapping[str, float] | None) -> RewardFunction:
+def make_reward(reward_type: str, weights: Mapping[str, Any] | None) -> RewardFunction:
     """Return the reward of a name, or the function "module:name".
 
     Args:
