@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +9,10 @@ import carla
 import gymnasium
 import numpy as np
 import pytest
-from conftest import NewVecEnv
 from numpy.typing import NDArray
 
+import zmqcarla
+from zmqcarla.pool import LocalPool
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.observation import VEHICLE_STATE
@@ -108,7 +108,7 @@ def test_a_sensor_that_cannot_be_had_is_refused_at_once(sensors: Any, message: s
         ({"vectors": ("speed",)}, "vectors: expected one of 'vehicle_state'"),
         ({"vectors": ("navigation", "navigation")}, "each name once"),
         ({"image_layout": "WHC"}, "image_layout: expected one of 'CHW', 'HWC'"),
-        ({"sensors": [], "vectors": ()}, "at least one sensor or vector"),
+        ({"sensors": [], "vectors": ()}, "at least one sensor, one vector or bev"),
     ],
 )
 def test_wrong_choices_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
@@ -121,7 +121,8 @@ def test_the_leaderboard_suite_has_the_documented_spaces() -> None:
     assert isinstance(spaces, gymnasium.spaces.Dict)
     cameras = [name for name in spaces.spaces if name.startswith("CAM_")]
     assert len(cameras) == 6
-    assert all(spaces[name] == gymnasium.spaces.Box(0, 255, (3, 900, 1600), np.uint8) for name in cameras)
+    assert {spaces[name].shape for name in cameras} == {(3, 900, 1600)}
+    assert {spaces[name].dtype for name in cameras} == {np.dtype(np.uint8)}
     shapes = {
         "LIDAR/points": ((30_000, 4), np.float32),
         "LIDAR/count": ((1,), np.int32),
@@ -238,23 +239,34 @@ def test_an_attribute_that_the_blueprint_lacks_is_an_error_that_leaves_nothing(m
         make(sensors=[{**RGB, "gamma": "much"}]).reset(seed=0)
 
 
-def test_the_leaderboard_suite_comes_through_the_ring(make: Any, new_vec_env: NewVecEnv, transport: str) -> None:
+def test_the_leaderboard_suite_comes_through_the_ring(make: Any) -> None:
     chosen = [*leaderboard_sensors(64, 36), INSTANCES, DEPTH, {**GNSS, "sensor_tick": 0.1}]
-    vec = new_vec_env(1, "zmqcarla/Carla-v0", simulator="embedded", env_kwargs={"sensors": chosen}, transport=transport)
-    env = make(sensors=chosen)
-    batches, alone = [vec.reset(seed=5)[0]], [copy.deepcopy(env.reset(seed=5)[0])]
-    for _ in range(3):
-        batches.append(vec.step(FORWARD[None])[0])
+    settings: dict[str, Any] = {"sensors": chosen, "bev": {"size": [64, 48]}}
+    env = make(**settings)
+    alone = [env.reset(seed=5)[0]]
+    for _ in range(2):
         alone.append(env.step(FORWARD)[0])
         frame = env.session.world.get_snapshot().frame
         ages = {name: frame - measured.frame for name, (measured, _) in env.moment.readings.items()}
         assert {name for name, age in ages.items() if age} <= {"gnss"}
-    for batch, single in zip(batches, alone, strict=True):
-        rows, parts = leaves(batch), leaves(single)
-        assert rows.keys() == parts.keys()
-        assert len(rows) > 18
-        for path, part in parts.items():
-            assert rows[path].dtype == part.dtype
-            if path == "/instances/id":
-                continue  # actors are numbered by the server, and this one has had more of them
+    pool = LocalPool(1, simulator="embedded")
+    try:
+        for transport in ("shm", "zmq"):
+            vec = zmqcarla.make_vec_env(1, env_kwargs=settings, address=pool.address, transport=transport)
+            batches = [vec.reset(seed=5)[0], vec.step(FORWARD[None])[0], vec.step(FORWARD[None])[0]]
+            for batch, single in zip(batches, alone, strict=True):
+                assert_same_row(batch, single)
+            vec.close()
+    finally:
+        pool.close()
+
+
+def assert_same_row(batch: Any, single: Any) -> None:
+    """The first row of a batch is an observation, in every part."""
+    rows, parts = leaves(batch), leaves(single)
+    assert rows.keys() == parts.keys()
+    assert len(rows) > 20
+    for path, part in parts.items():
+        assert rows[path].dtype == part.dtype
+        if path != "/instances/id":  # actors are numbered by the server, and this one has had more of them
             assert np.array_equal(rows[path][0], part), path

@@ -116,7 +116,9 @@ class CarlaEnvConfig:
             _choose("vectors", name, VECTORS)
         _expect("vectors", self.vectors, len(set(self.vector_names)) == len(self.vector_names), "each name once")
         something = self.sensor_specs or self.vector_names or self.bev_config
-        _expect("observation", (self.sensors, self.vectors), something, "at least one sensor, vector or bev")
+        _expect(
+            "sensors and vectors", (self.sensors, self.vectors), something, "at least one sensor, one vector or bev"
+        )
         if self.connect is not None:
             self.address()
 
