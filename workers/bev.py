@@ -198,8 +198,12 @@ class BevPainter:
         if not lattices:
             return
         own, counts = np.concatenate(lattices), [len(lattice) for lattice in lattices]
-        a, r, c, s = np.repeat(np.array(in_ego, np.float32).T, counts, axis=1)
-        self._set_in_ego(a + own[:, 0] * c - own[:, 1] * s, r + own[:, 0] * s + own[:, 1] * c, out, 255)
+        ahead_m, right_m, c, s = np.repeat(np.array(in_ego, np.float32).T, counts, axis=1)
+        ahead_m += own[:, 0] * c
+        ahead_m -= own[:, 1] * s
+        right_m += own[:, 0] * s
+        right_m += own[:, 1] * c
+        self._set_in_ego(ahead_m, right_m, out, 255)
 
     def _paint_lights(self, view: _View, states: NDArray[np.uint8], layer: str, out: NDArray[np.uint8]) -> None:
         for state, code in _LIGHT_CODE.items():
@@ -220,10 +224,17 @@ class BevPainter:
     def _set_in_ego(
         self, ahead_m: NDArray[np.float32], right_m: NDArray[np.float32], out: NDArray[np.uint8], value: int
     ) -> None:
+        """Set the pixels under points of the ego's frame, whose arrays are used up."""
         left, top = self._config.ego_at
         ppm = np.float32(self._config.pixels_per_metre)
-        rows = np.floor(np.float32(top) - ahead_m * ppm).astype(np.int32)
-        columns = np.floor(np.float32(left) + right_m * ppm).astype(np.int32)
+        # Cutting off is quicker than `floor`, and the same for what is above 0: pixels count from 1 meanwhile.
+        ahead_m *= -ppm
+        ahead_m += np.float32(top + 1.0)
+        right_m *= ppm
+        right_m += np.float32(left + 1.0)
+        rows, columns = ahead_m.astype(np.int32), right_m.astype(np.int32)
+        rows -= 1
+        columns -= 1
         height, width = out.shape
         inside = (rows.view(np.uint32) < height) & (columns.view(np.uint32) < width)
         out[rows[inside], columns[inside]] = value

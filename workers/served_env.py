@@ -296,7 +296,11 @@ def _binder(env: gymnasium.Env[Any, Any], views: Sequence[Any]) -> Callable[[int
     bind_out: Any = getattr(inner, "bind_out", None)
     if not views or inner is not env.unwrapped or not callable(bind_out):
         return None
-    return lambda slot: bind_out(views[slot])
+
+    def bind(slot: int) -> None:
+        bind_out(views[slot])
+
+    return bind
 
 
 def pack_note(info: Any) -> bytes:
