@@ -137,7 +137,7 @@ def test_a_step_says_what_the_world_says(make: Any) -> None:
 
 def test_a_table_of_actions_drives_for_the_completed_part_of_the_route(make: Any) -> None:
     env = make(action_type="discrete", reward_type="carl", observation="state")
-    env.reset(seed=0)
+    _, info = env.reset(seed=0)
     forward, completed = 8, 0.0  # row 8 of the default table: throttle, straight on
     for _ in range(40):
         _, reward, _, _, info = env.step(forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,6 +183,22 @@ def test_every_measurement_is_of_the_tick_and_decoded(make: Any) -> None:
     forward = observation["vehicle_state"][VEHICLE_STATE.index("velocity_forward_mps")]
     assert observation["speed"][0] == pytest.approx(forward, abs=1e-5)
     parked.destroy()
+
+
+def test_every_part_is_written_where_the_worker_says(make: Any) -> None:
+    env = make(sensors=[RGB, DEPTH, LABELS, INSTANCES, LIDAR, {**GNSS, "sensor_tick": 0.1}], bev={})
+    views = copy.deepcopy(env.reset(seed=0)[0])
+    places = leaves(views)
+    for array in places.values():
+        array[...] = 77
+    env.bind_out(views)
+    bound = leaves(env.step(FORWARD)[0])
+    assert len(bound) == 13
+    for path, array in bound.items():
+        assert array is places[path], path
+        assert (array != 77).any(), path
+    assert env.observation_space.contains(views)
+    assert not any(array is places[path] for path, array in leaves(env.step(FORWARD)[0]).items())
 
 
 def test_a_slow_sensor_keeps_its_value_and_says_how_old_it_is(make: Any) -> None:
