@@ -135,6 +135,18 @@ def test_a_step_says_what_the_world_says(make: Any) -> None:
     assert value(observation, "route_completion_percent") > 0.5
 
 
+def test_a_table_of_actions_drives_for_the_completed_part_of_the_route(make: Any) -> None:
+    env = make(action_type="discrete", reward_type="carl", observation="state")
+    _, info = env.reset(seed=0)
+    forward, completed = 8, 0.0  # row 8 of the default table: throttle, straight on
+    for _ in range(40):
+        _, reward, _, _, info = env.step(forward)
+        assert reward == pytest.approx(sum(info["reward_terms"].values()))
+        completed += info["reward_terms"]["completion"]
+    assert (env.episode.vehicle.get_control().throttle, info["speed_mps"] > 3.0) == (pytest.approx(0.6), True)
+    assert 1.0 < completed == pytest.approx(info["route_completion"])
+
+
 def test_render_shows_the_car_from_behind(make: Any) -> None:
     env = make(render_mode="rgb_array")
     env.reset(seed=0)

@@ -52,6 +52,18 @@ def test_what_the_worker_owns_cannot_be_passed(page: StatusPage, name: str) -> N
         served.perform("open", {"env_id": OURS, "kwargs": {name: "x"}, "autoreset": "NextStep"}, 0, 1)
 
 
+def test_a_reward_that_imports_code_must_match_a_pattern_of_the_worker(page: StatusPage) -> None:
+    def opened(*patterns: str) -> None:
+        served = ServedEnv(patterns, "embedded", "127.0.0.1:24000", page)
+        kwargs = {"reward_type": "bisect:bisect"}
+        served.perform("open", {"env_id": "zmqcarla/Carla-v0", "kwargs": kwargs, "autoreset": "NextStep"}, 0, 1)
+        served.close()
+
+    with pytest.raises(LeaseRefusedError, match="start the worker with --env 'bisect:bisect' to allow it"):
+        opened("zmqcarla/*")
+    opened("zmqcarla/*", "bisect:*")
+
+
 def test_without_a_simulator_an_env_of_ours_is_refused(page: StatusPage) -> None:
     served = ServedEnv(("*",), "none", None, page)
     with pytest.raises(LeaseRefusedError, match="expected a worker with a simulator"):

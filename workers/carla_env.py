@@ -18,27 +18,26 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import EmbeddedSimulatorWarning, InvalidActionError, SimulatorError
+from zmqcarla.broker.errors import EmbeddedSimulatorWarning, SimulatorError
 from zmqcarla.broker.protocol import runtime_directory
 from zmqcarla.workers import ports
+from zmqcarla.workers.actions import action_space, checked_table, make_control
+from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
-from zmqcarla.workers.episode import Episode, Moment
-from zmqcarla.workers.observation import Observation, new_observation, observation_space, observe
-from zmqcarla.workers.reward import REWARDS, StepFacts
-from zmqcarla.workers.sensors import write_rgb
+from zmqcarla.workers.episode import CHASE, Episode, Moment
+from zmqcarla.workers.observation import Observation, Observer
+from zmqcarla.workers.readings import write_rgb
+from zmqcarla.workers.reward import StepFacts, make_reward
 from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
 from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
 from zmqcarla.workers.termination import Ending, EndingJudge
 
-_ACTION_LOW = np.array([-1.0, -1.0, 0.0], dtype=np.float32)
-_ACTION_HIGH = np.array([1.0, 1.0, 1.0], dtype=np.float32)
 
-
-class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
+class CarlaEnv(gymnasium.Env[Observation, Any]):
     """One vehicle, one route, one CARLA server.
 
-    Observation: see `zmqcarla.workers.observation`. Action: float32 (3,) = steer -1 (left) to 1, throttle -1 to 1,
-    brake 0 to 1; negative throttle drives in reverse; values out of range are clipped.
+    Observation: see `zmqcarla.workers.observation`. Action: see `zmqcarla.workers.actions`; by default float32 (3,) =
+    steer -1 (left) to 1, throttle -1 to 1 (negative drives in reverse), brake 0 to 1.
 
     `info` after reset and step: "frame" (ticks since the reset), "simulator" ("embedded" or "carla"),
     "route_completion" (percent), "route_length_m", "distance_to_goal_m", "lane_offset_m", "lane_width_m", "speed_mps",
@@ -50,6 +49,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         session: the connection to the server, None before the first reset and after close.
         episode: the running episode, None likewise.
         server: the server that the env started itself, None with `connect`.
+        moment: what the last reset or step led to; not there before the first reset.
 
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
     the embedded simulator two runs of one seed are identical bit for bit.
@@ -75,14 +75,20 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.config = CarlaEnvConfig(**settings)
         self.render_mode = self.config.render_mode
         self.metadata = {**self.metadata, "render_fps": round(1.0 / (self.config.delta_s * self.config.frame_skip))}
-        self.observation_space: spaces.Space[Any] = observation_space(self.config.image_size)
-        self.action_space: spaces.Space[Any] = spaces.Box(_ACTION_LOW, _ACTION_HIGH, dtype=np.float32)
+        self._observer = Observer(self.config)
+        self.observation_space: spaces.Space[Any] = self._observer.space
+        table = checked_table(self.config.action_table)
+        self.action_space: spaces.Space[Any] = action_space(self.config.action_type, table)
+        self._control = make_control(self.config.action_type, table)
+        self._reward = make_reward(self.config.reward_type, self.config.reward_weights)
         self._simulator: SimulatorName = self.config.simulator_name
         self._claim: ports.PortClaim | None = None
         self.server: Server | None = None
         self.session: Session | None = None
         self.episode: Episode | None = None
+        self.moment: Moment
         self._out: Observation | None = None
+        self._bev: BevPainter | None = None
         if self.config.connect is None and self._simulator == "carla":
             carla_script(self.config.root)
         if self.config.connect is None and self.config.simulator is None and self._simulator == "embedded":
@@ -110,8 +116,12 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._judge = EndingJudge(self.config)
         self._steps = 0
         self._steer = 0.0
-        self._moment = self.episode.begin()
+        self.moment = self.episode.begin()
         scene = self.episode.scene
+        bev = self.config.bev_config
+        if bev is not None:
+            ego_id = int(self.episode.vehicle.id)
+            self._bev = BevPainter(session.world, session.road_lines, scene.route, ego_id, bev)
         goal_x_m, goal_y_m = scene.route.goal_xy_m
         chosen = {
             "map": town_name(session.map.name),
@@ -122,7 +132,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         }
         return self._observation(), {**self._info(Ending.NONE, {}), **chosen}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for `frame_skip` ticks.
 
         Raises:
@@ -132,14 +142,17 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
-        checked = checked_action(action)
-        self._moment = moment = self.episode.step(checked)
+        control = self._control(action)
+        before_percent = self.moment.route.completion_percent
+        self.moment = moment = self.episode.step(control)
         self._steps += 1
         passed_s = self.config.delta_s * self.config.frame_skip
         ending = self._judge.judge(moment.ego, moment.route, moment.events, passed_s)
-        steering_change, self._steer = abs(float(checked[0]) - self._steer), float(checked[0])
-        facts = StepFacts(moment.ego, moment.route, moment.events, ending, steering_change)
-        terms = REWARDS[self.config.reward_type](facts)
+        steering_change, self._steer = abs(float(control[0]) - self._steer), float(control[0])
+        completed_percent = moment.route.completion_percent - before_percent
+        terms = self._reward(
+            StepFacts(moment.ego, moment.route, moment.events, ending, steering_change, completed_percent)
+        )
         terminated = ending is not Ending.NONE
         truncated = self._steps >= self.config.max_steps
         return self._observation(), float(sum(terms.values())), terminated, truncated, self._info(ending, terms)
@@ -163,7 +176,7 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
         width, height = self.config.image_size
         picture = np.empty((height, width, 3), np.uint8)
-        write_rgb(self._moment.chase_image, picture.transpose(2, 0, 1))
+        write_rgb(self.moment.readings[CHASE][0], picture.transpose(2, 0, 1))
         return picture
 
     def close(self) -> None:
@@ -176,16 +189,16 @@ class CarlaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._open().graph.lines()
 
     def _observation(self) -> Observation:
-        moment, out = self._moment, self._out
-        self._out = None
+        out, self._out = self._out, None
         if out is None:
-            out = new_observation(self.config.image_size)
-        write_rgb(moment.image, out["rgb"])
-        return observe(out, moment.ego, moment.route, moment.events)
+            out = self._observer.new()
+        if self._bev is not None:
+            self._bev.paint(self.moment.ego, self.moment.route.s_m, out["bev"])
+        return self._observer.write(self.moment, out)
 
     def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
         assert self.episode is not None
-        moment: Moment = self._moment
+        moment = self.moment
         return {
             "frame": self.episode.ticks,
             "simulator": self._simulator,
@@ -259,26 +272,6 @@ def _fresh_log(port: int) -> Path:
     path = folder / f"server-{port}.log"
     path.write_bytes(b"")
     return path
-
-
-def checked_action(action: Any) -> NDArray[np.float32]:
-    """Return `action` as float32 (3,) within its bounds.
-
-    Raises:
-        InvalidActionError: it has another shape, is not numeric, or holds NaN or infinity.
-    """
-    expected = "expected an action of 3 finite numbers, [steer, throttle, brake]"
-    try:
-        array = np.asarray(action, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidActionError(
-            f"{expected}, found {action!r} ({error}); pass a float32 array of shape (3,)"
-        ) from error
-    if array.shape != (3,):
-        raise InvalidActionError(f"{expected}, found an array of shape {array.shape}; pass one of shape (3,)")
-    if not np.isfinite(array).all():
-        raise InvalidActionError(f"{expected}, found {array.tolist()}; look for a division by zero in the policy")
-    return np.clip(array, _ACTION_LOW, _ACTION_HIGH)
 
 
 _embedded_warned = False

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from zmqcarla.workers.actions import ACTION_TYPES, ActionType, checked_table
+from zmqcarla.workers.bev_config import BevConfig
+from zmqcarla.workers.presets import OBSERVATION_NAMES, VECTORS, ObservationName, preset
+from zmqcarla.workers.sensor_specs import IMAGE_LAYOUTS, ImageLayout, SensorSpec, parse_sensors
 from zmqcarla.workers.servers import SimulatorName
 
-RewardType = Literal["dense", "sparse"]
 RenderMode = Literal["rgb_array"]
 
 
@@ -40,14 +44,38 @@ class CarlaEnvConfig:
     delta_s: float = 0.05
     """Simulated seconds per tick."""
 
-    reward_type: RewardType = "dense"
-    """"dense" or "sparse"; see `zmqcarla.workers.reward`."""
+    action_type: ActionType = "control"
+    """"control", "acceleration" or "discrete"; see `zmqcarla.workers.actions`."""
+
+    action_table: Sequence[Sequence[float]] | None = None
+    """Rows of [steer, throttle, brake] for "discrete"; None for the default table."""
+
+    reward_type: str = "dense"
+    """"dense", "sparse", "roach", "carl", or a function "module:name"; see `zmqcarla.workers.reward`."""
+
+    reward_weights: Mapping[str, float] | None = None
+    """Weights that differ from the preset's; see `zmqcarla.workers.reward`."""
 
     render_mode: RenderMode | None = None
     """"rgb_array" adds a camera behind the vehicle for `render()`; it costs a second picture a step."""
 
     image_size: tuple[int, int] = (400, 224)
-    """Width and height of the pictures in pixels."""
+    """Width and height in pixels of the picture of "standard" and of `render()`."""
+
+    observation: ObservationName = "standard"
+    """What is observed: "standard", "state", "roach" or "leaderboard"; see `zmqcarla.workers.presets`."""
+
+    sensors: Sequence[Mapping[str, Any]] | None = None
+    """Leaderboard-style sensor dicts in place of the preset's; see `zmqcarla.workers.sensor_specs`."""
+
+    vectors: Sequence[str] | None = None
+    """Which of "vehicle_state", "navigation" and "measurements" are observed; None for all."""
+
+    bev: Mapping[str, Any] | None = None
+    """Settings of a bird's-eye view "bev", {} for the default ones; see `zmqcarla.workers.bev_config`."""
+
+    image_layout: ImageLayout = "CHW"
+    """Order of the axes of RGB pictures: "CHW" or "HWC"."""
 
     route_length_m: float = 300.0
     """Least length of a random route."""
@@ -69,7 +97,10 @@ class CarlaEnvConfig:
 
     def __post_init__(self) -> None:
         _choose("simulator", self.simulator, (None, "embedded", "carla"))
-        _choose("reward_type", self.reward_type, ("dense", "sparse"))
+        _choose("action_type", self.action_type, ACTION_TYPES)
+        discrete = self.action_type == "discrete"
+        _expect("action_table", self.action_table, discrete or self.action_table is None, 'it with "discrete" only')
+        checked_table(self.action_table)
         _choose("render_mode", self.render_mode, (None, "rgb_array"))
         for name in ("timeout", "delta_s", "route_length_m", "off_route_m", "blocked_s", "start_timeout_s"):
             _expect(name, getattr(self, name), getattr(self, name) > 0.0, "a number above 0")
@@ -79,8 +110,34 @@ class CarlaEnvConfig:
         _expect("delta_s", self.delta_s, self.delta_s <= 0.1, "at most 0.1 s per tick")
         size = tuple(self.image_size)
         _expect("image_size", size, len(size) == 2 and min(size) >= 16, "(width, height) of at least 16 pixels")
+        _choose("observation", self.observation, OBSERVATION_NAMES)
+        _choose("image_layout", self.image_layout, IMAGE_LAYOUTS)
+        for name in self.vector_names:
+            _choose("vectors", name, VECTORS)
+        _expect("vectors", self.vectors, len(set(self.vector_names)) == len(self.vector_names), "each name once")
+        something = self.sensor_specs or self.vector_names or self.bev_config
+        _expect(
+            "sensors and vectors", (self.sensors, self.vectors), something, "at least one sensor, one vector or bev"
+        )
         if self.connect is not None:
             self.address()
+
+    @property
+    def sensor_specs(self) -> tuple[SensorSpec, ...]:
+        """The sensors of the observation, checked."""
+        wanted = preset(self.observation, self.image_size).sensors if self.sensors is None else self.sensors
+        return parse_sensors(wanted, self.delta_s, (*VECTORS, "bev"))
+
+    @property
+    def bev_config(self) -> BevConfig | None:
+        """The bird's-eye view of the observation, checked; None for none."""
+        wanted = preset(self.observation, self.image_size).bev if self.bev is None else self.bev
+        return None if wanted is None else BevConfig.parse(wanted)
+
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """The vectors of the observation."""
+        return VECTORS if self.vectors is None else tuple(self.vectors)
 
     @property
     def simulator_name(self) -> SimulatorName:
@@ -110,6 +167,6 @@ def _choose(name: str, value: object, allowed: tuple[object, ...]) -> None:
     _expect(name, value, value in allowed, "one of " + ", ".join(map(repr, allowed)))
 
 
-def _expect(name: str, value: object, good: bool, expected: str) -> None:
+def _expect(name: str, value: object, good: object, expected: str) -> None:
     if not good:
         raise ValueError(f"{name}: expected {expected}, found {value!r}")

@@ -19,7 +19,9 @@ from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.ego import EgoState, read_ego
 from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
 from zmqcarla.workers.navigation import Route, RouteState, RouteTracker, plan_route, random_route
-from zmqcarla.workers.sensors import CHASE_VIEW, DRIVERS_VIEW, Camera, CollisionLog
+from zmqcarla.workers.presets import chase_view
+from zmqcarla.workers.sensor_specs import parse_sensors
+from zmqcarla.workers.sensors import Readings, SensorRig
 from zmqcarla.workers.session import Session
 
 EGO_BLUEPRINT = "vehicle.tesla.model3"
@@ -33,6 +35,9 @@ WEATHERS = (
     "CloudySunset",
     "WetSunset",
 )
+CHASE = ""
+"""Key of the view from behind among the readings; no sensor of the observation can have it."""
+
 OPTIONS = frozenset({"spawn_point", "goal", "route_length_m"})
 
 # A car is spawned a little above the road and needs some ticks to stand on it.
@@ -44,16 +49,14 @@ class Moment:
     """All that is known after a reset or a step.
 
     Attributes:
-        image: the driver's view, a `carla.Image`.
-        chase_image: the same from behind the vehicle; None without a render mode.
+        readings: what the sensors measured, by their ids; `CHASE` is there with a render mode.
         ego: the vehicle.
         route: its place on the route.
         events: infractions since the last moment.
         collided_with: actor type of the first thing hit since the last moment, "" for none.
     """
 
-    image: Any
-    chase_image: Any | None
+    readings: Readings
     ego: EgoState
     route: RouteState
     events: StepEvents
@@ -76,6 +79,7 @@ class Episode:
         scene: spawn point, weather and route.
         ticks: simulator ticks since the first moment.
         vehicle: the ego as the `carla` client knows it.
+        sensors: of the ego; None after the end.
     """
 
     def __init__(
@@ -100,9 +104,7 @@ class Episode:
         self._session = session
         self._config = config
         self.vehicle: Any = None
-        self._camera: Camera | None = None
-        self._chase_camera: Camera | None = None
-        self._collisions: CollisionLog | None = None
+        self.sensors: SensorRig | None = None
         self.ticks = 0
         try:
             self.scene = self._choose_scene(rng, options)
@@ -148,14 +150,13 @@ class Episode:
 
     def end(self) -> None:
         """Stop the sensors and destroy the actors; a second call does nothing."""
-        all_sensors = (self._camera, self._chase_camera, self._collisions)
-        sensors = [sensor for sensor in all_sensors if sensor is not None]
-        actor_ids = [sensor.actor_id for sensor in sensors]
-        for sensor in sensors:
-            sensor.stop()
+        actor_ids: list[int] = []
+        if self.sensors is not None:
+            actor_ids += self.sensors.actor_ids
+            self.sensors.stop()
         if self.vehicle is not None:
             actor_ids.append(int(self.vehicle.id))
-        self._camera = self._chase_camera = self._collisions = self.vehicle = None
+        self.sensors = self.vehicle = None
         if actor_ids:
             with contextlib.suppress(SimulatorTimeoutError):
                 self._session.destroy(actor_ids)
@@ -170,19 +171,17 @@ class Episode:
         return read_ego(self.vehicle)
 
     def _look(self, frame: int, ran_red_light: bool) -> Moment:
-        assert self._camera is not None
-        assert self._collisions is not None
-        image = self._camera.picture(frame, self._config.timeout)
-        chase_image = None if self._chase_camera is None else self._chase_camera.picture(frame, self._config.timeout)
-        hits = self._collisions.take()
+        assert self.sensors is not None
         x_m, y_m, _ = self._ego.position_m
+        # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
+        readings, hits = self.sensors.read(frame, self._config.timeout)
         events = StepEvents(
             collision=bool(hits),
             lane_invasion=lane_invaded(route, self._half_width_m),
             ran_red_light=ran_red_light,
         )
-        return Moment(image, chase_image, self._ego, route, events, hits[0] if hits else "")
+        return Moment(readings, self._ego, route, events, hits[0] if hits else "")
 
     def _choose_scene(self, rng: np.random.Generator, options: Mapping[str, Any]) -> Scene:
         places: Sequence[Any] = self._session.map.get_spawn_points()
@@ -229,11 +228,11 @@ class Episode:
 
     def _start_sensors(self) -> None:
         with self._session.answers("spawn_actor"):
-            world, image_size = self._session.world, self._config.image_size
-            self._collisions = CollisionLog(world, self.vehicle)
-            self._camera = Camera(world, self.vehicle, image_size, DRIVERS_VIEW)
+            specs = self._config.sensor_specs
             if self._config.render_mode is not None:
-                self._chase_camera = Camera(world, self.vehicle, image_size, CHASE_VIEW)
+                (chase,) = parse_sensors([chase_view(*self._config.image_size)], self._config.delta_s, ())
+                specs += (replace(chase, id=CHASE),)
+            self.sensors = SensorRig(self._session.world, self.vehicle, specs)
 
 
 def _index(name: str, value: Any, count: int) -> int:

@@ -10,6 +10,8 @@ Frames: world is CARLA's (metres, yaw in degrees clockwise from above); the ego 
 
 from __future__ import annotations
 
+import bisect
+import cmath
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _TURN_DEG = 35.0
 _SEARCH_BACK_M = 10.0
 _SEARCH_AHEAD_M = 40.0
 _MAX_LEGS = 50
+_AHEAD_M = WAYPOINT_SPACING_M * np.arange(1, NUM_WAYPOINTS + 1)
 
 FloatArray = NDArray[np.float64]
 
@@ -115,6 +118,11 @@ class RouteTracker:
     def __init__(self, route: Route, x_m: float, y_m: float) -> None:
         """Start at the place of the line that is nearest to the ego, near the line's start."""
         self.route = route
+        # The plane as complex numbers: a rotation is one product, and few calls of numpy are what makes a step cheap.
+        self._line: NDArray[np.complex128] = np.ascontiguousarray(route.xy_m).view(np.complex128)[:, 0]
+        self._length_m = np.diff(route.s_m)
+        self._backward = np.conj(np.diff(self._line) / self._length_m)
+        self._s: list[float] = route.s_m.tolist()
         self._s_m = 0.0
         self._s_m = self._project(x_m, y_m)[0]
         self._start_s_m = self._s_m
@@ -146,33 +154,26 @@ class RouteTracker:
         )
 
     def _waypoints(self, s_m: float, x_m: float, y_m: float, yaw_deg: float) -> FloatArray:
-        ahead = s_m + WAYPOINT_SPACING_M * np.arange(1, NUM_WAYPOINTS + 1)
-        dx = np.interp(ahead, self.route.s_m, self.route.xy_m[:, 0]) - x_m
-        dy = np.interp(ahead, self.route.s_m, self.route.xy_m[:, 1]) - y_m
-        cos, sin = math.cos(math.radians(yaw_deg)), math.sin(math.radians(yaw_deg))
-        return np.stack([dx * cos + dy * sin, dy * cos - dx * sin], axis=1)
+        ahead: NDArray[np.complex128] = np.interp(s_m + _AHEAD_M, self.route.s_m, self._line)
+        ahead -= complex(x_m, y_m)
+        ahead *= cmath.rect(1.0, -math.radians(yaw_deg))
+        return ahead.view(np.float64).reshape(-1, 2)
 
     def _project(self, x_m: float, y_m: float) -> tuple[float, float, float]:
         """Return (s, signed offset, heading of the line) of the line's nearest place around the last one."""
-        route = self.route
-        first, last = np.searchsorted(route.s_m, (self._s_m - _SEARCH_BACK_M, self._s_m + _SEARCH_AHEAD_M))
-        first, last = max(0, int(first) - 1), min(len(route.s_m), int(last) + 1)
-        points = route.xy_m[first:last]
-        step = points[1:] - points[:-1]
-        length = route.s_m[first + 1 : last] - route.s_m[first : last - 1]
-        rx, ry = x_m - points[:-1, 0], y_m - points[:-1, 1]
-        along = np.clip((rx * step[:, 0] + ry * step[:, 1]) / length, 0.0, length)
-        scale = along / length
-        ex, ey = rx - scale * step[:, 0], ry - scale * step[:, 1]
-        distance_squared = ex * ex + ey * ey
-        k = int(np.argmin(distance_squared))
-        side = step[k, 0] * ry[k] - step[k, 1] * rx[k]
-        offset_m = math.copysign(math.sqrt(distance_squared[k]), side)
-        heading_deg = math.degrees(math.atan2(step[k, 1], step[k, 0]))
-        return float(route.s_m[first + k] + along[k]), offset_m, heading_deg
+        s = self._s
+        first = max(0, bisect.bisect_left(s, self._s_m - _SEARCH_BACK_M) - 1)
+        last = min(len(s), bisect.bisect_left(s, self._s_m + _SEARCH_AHEAD_M) + 1) - 1
+        # In the frame of each piece of the line: along it, and to the right of it.
+        place = (complex(x_m, y_m) - self._line[first:last]) * self._backward[first:last]
+        along = np.minimum(np.maximum(place.real, 0.0), self._length_m[first:last])
+        distance_m = np.abs(place - along)
+        k = int(distance_m.argmin())
+        heading_deg = -math.degrees(cmath.phase(self._backward[first + k]))
+        return s[first + k] + float(along[k]), math.copysign(distance_m[k], place[k].imag), heading_deg
 
     def _sample_at(self, s_m: float) -> int:
-        return min(int(np.searchsorted(self.route.s_m, s_m, side="right")) - 1, len(self.route.s_m) - 1)
+        return min(bisect.bisect_right(self._s, s_m) - 1, len(self._s) - 1)
 
     def _lane_width(self, s_m: float) -> float:
         return float(self.route.lane_width_m[self._sample_at(s_m)])

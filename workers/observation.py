@@ -1,4 +1,6 @@
-"""The default observation: one camera picture and three vectors whose components have names.
+"""The observation: a dict of what the sensors measured and of three vectors whose components have names.
+
+What the sensors' parts look like stands in `zmqcarla.workers.sensor_specs`.
 
 `VEHICLE_STATE`, `NAVIGATION` and `MEASUREMENTS` list the components in order, so that
 `obs["navigation"][..., NAVIGATION.index("lane_offset_m")]` works on one observation and on a batch. All values are
@@ -7,6 +9,7 @@ finite and clipped to the bounds of the space.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -14,9 +17,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.ego import EgoState
+from zmqcarla.workers.episode import Moment
 from zmqcarla.workers.events import StepEvents
 from zmqcarla.workers.navigation import NUM_WAYPOINTS, WAYPOINT_SPACING_M, RouteState
+from zmqcarla.workers.readings import write_reading
+from zmqcarla.workers.sensor_specs import SPEEDOMETER, ImageLayout, age_key, sensor_space
 
 _FAR_M = 100_000.0
 
@@ -77,42 +84,84 @@ __all__ = [
     "VEHICLE_STATE",
     "WAYPOINTS",
     "WAYPOINT_SPACING_M",
-    "new_observation",
-    "observation_space",
-    "observe",
+    "Observation",
+    "Observer",
+    "write_vectors",
 ]
 
-Observation = dict[str, NDArray[Any]]
+Observation = dict[str, Any]
+"""Arrays by their names; a part with parts of its own is a dict of arrays."""
+
 _VEHICLE_LIMIT = np.array(list(_VEHICLE_STATE_BOUND.values()), dtype=np.float32)
 _NAVIGATION_LIMITS = np.array(list(_NAVIGATION_RANGE.values()), dtype=np.float32).T
 _MEASUREMENTS_LIMITS = np.array(list(_MEASUREMENTS_RANGE.values()), dtype=np.float32).T
 
 
-def observation_space(image_size: tuple[int, int]) -> spaces.Dict:
-    """Return the space of the default observation.
+_VECTOR_LIMITS = {
+    "vehicle_state": (-_VEHICLE_LIMIT, _VEHICLE_LIMIT),
+    "navigation": (_NAVIGATION_LIMITS[0], _NAVIGATION_LIMITS[1]),
+    "measurements": (_MEASUREMENTS_LIMITS[0], _MEASUREMENTS_LIMITS[1]),
+}
 
-    Args:
-        image_size: width and height of the camera in pixels.
+
+class Observer:
+    """Writes the moments of an env into arrays.
+
+    Attributes:
+        space: of the observation.
     """
-    width, height = image_size
-    members: dict[str, gymnasium.Space[Any]] = {
-        "rgb": spaces.Box(0, 255, (3, height, width), np.uint8),
-        "vehicle_state": spaces.Box(-_VEHICLE_LIMIT, _VEHICLE_LIMIT, dtype=np.float32),
-        "navigation": spaces.Box(*_NAVIGATION_LIMITS, dtype=np.float32),
-        "measurements": spaces.Box(*_MEASUREMENTS_LIMITS, dtype=np.float32),
-    }
-    return spaces.Dict(members)
+
+    def __init__(self, config: CarlaEnvConfig) -> None:
+        self._specs = config.sensor_specs
+        self._vectors = config.vector_names
+        self._layout: ImageLayout = config.image_layout
+        self._delta_s = config.delta_s
+        members: dict[str, gymnasium.Space[Any]] = {}
+        for spec in self._specs:
+            members[spec.id] = sensor_space(spec, self._layout)
+            if spec.ticks > 1:
+                members[age_key(spec)] = spaces.Box(0.0, 2.0 * spec.ticks * self._delta_s, (1,), np.float32)
+        if config.bev_config is not None:
+            members["bev"] = spaces.Box(0, 255, config.bev_config.shape, np.uint8)
+        for name in self._vectors:
+            members[name] = spaces.Box(*_VECTOR_LIMITS[name], dtype=np.float32)
+        self.space = spaces.Dict(members)
+
+    def new(self) -> Observation:
+        """Arrays for one observation, not yet filled."""
+        observation: Observation = _empty(self.space)
+        return observation
+
+    def write(self, moment: Moment, out: Observation) -> Observation:
+        """Write one moment into the arrays of an observation, all but "bev", and return it."""
+        for spec in self._specs:
+            if spec.type == SPEEDOMETER:
+                write_reading(spec, moment.ego.velocity_mps[0], self._layout, out[spec.id])
+                continue
+            measured, age_ticks = moment.readings[spec.id]
+            write_reading(spec, measured, self._layout, out[spec.id])
+            if spec.ticks > 1:
+                out[age_key(spec)][0] = age_ticks * self._delta_s
+        if self._vectors:
+            write_vectors(out, moment.ego, moment.route, moment.events)
+        return out
 
 
-def new_observation(image_size: tuple[int, int]) -> Observation:
-    """Return arrays for one observation."""
-    space = observation_space(image_size)
-    return {name: np.empty(part.shape or (), part.dtype) for name, part in space.spaces.items()}
+def _empty(space: gymnasium.Space[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _empty(part) for name, part in space.spaces.items()}
+    return np.empty(space.shape or (), space.dtype)
 
 
-def observe(out: Observation, ego: EgoState, route: RouteState, events: StepEvents) -> Observation:
-    """Write one moment into the arrays of an observation, all but `rgb`, and return it."""
-    vehicle_state = [
+def write_vectors(out: Observation, ego: EgoState, route: RouteState, events: StepEvents) -> None:
+    """Write those of the three vectors that `out` has."""
+    for name, components in _COMPONENTS.items():
+        if name in out:
+            _write_bounded(out[name], components(ego, route, events), *_VECTOR_LIMITS[name])
+
+
+def _vehicle_state(ego: EgoState, route: RouteState, events: StepEvents) -> list[Any]:
+    return [
         *ego.position_m,
         *ego.rotation_deg,
         *ego.velocity_mps,
@@ -120,7 +169,10 @@ def observe(out: Observation, ego: EgoState, route: RouteState, events: StepEven
         *ego.angular_velocity_dps,
         ego.speed_mps,
     ]
-    navigation = [
+
+
+def _navigation(ego: EgoState, route: RouteState, events: StepEvents) -> list[Any]:
+    return [
         route.command,
         route.distance_to_goal_m,
         route.completion_percent,
@@ -129,7 +181,10 @@ def observe(out: Observation, ego: EgoState, route: RouteState, events: StepEven
         route.lane_width_m,
         *route.waypoints_ego_m.ravel(),
     ]
-    measurements = [
+
+
+def _measurements(ego: EgoState, route: RouteState, events: StepEvents) -> list[Any]:
+    return [
         ego.speed_mps,
         ego.speed_limit_mps,
         events.collision,
@@ -137,10 +192,13 @@ def observe(out: Observation, ego: EgoState, route: RouteState, events: StepEven
         ego.light_is_red,
         route.at_junction,
     ]
-    _write_bounded(out["vehicle_state"], vehicle_state, -_VEHICLE_LIMIT, _VEHICLE_LIMIT)
-    _write_bounded(out["navigation"], navigation, *_NAVIGATION_LIMITS)
-    _write_bounded(out["measurements"], measurements, *_MEASUREMENTS_LIMITS)
-    return out
+
+
+_COMPONENTS: dict[str, Callable[[EgoState, RouteState, StepEvents], list[Any]]] = {
+    "vehicle_state": _vehicle_state,
+    "navigation": _navigation,
+    "measurements": _measurements,
+}
 
 
 def _write_bounded(out: NDArray[Any], values: list[Any], low: NDArray[np.float32], high: NDArray[np.float32]) -> None:

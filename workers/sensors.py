@@ -1,4 +1,4 @@
-"""The ego's sensors: pictures matched to their tick by frame number, and collisions.
+"""The ego's sensors: measurements matched to their tick by frame number, and collisions.
 
 The client calls sensor callbacks on its one I/O thread (the session asks for one). They only put what they got into a
 queue; the env thread takes the entry of the frame it wants, drops older ones, and waits no longer than its deadline.
@@ -6,60 +6,43 @@ queue; the env thread takes the entry of the frame it wants, drops older ones, a
 
 from __future__ import annotations
 
+import math
 import queue
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import carla
-import numpy as np
-from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
+from zmqcarla.workers.sensor_specs import SPEEDOMETER, SensorSpec
 
-_CAMERA_FOV_DEG = 90.0
+Readings = dict[str, tuple[Any, int]]
+"""By sensor id: the measurement as the client gives it, and its age in ticks."""
 
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Where a camera is mounted on a vehicle, and how far it looks down.
-
-    Attributes:
-        x_m: forward of the vehicle's origin.
-        z_m: above it.
-        pitch_deg: negative looks down.
-    """
-
-    x_m: float
-    z_m: float
-    pitch_deg: float = 0.0
+# The cheapest thing that says: all of this frame was sent.
+_FENCE: Final = SensorSpec("sensor.other.gnss", " fence", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (), (0, 0), 1, 0, 1)
 
 
-DRIVERS_VIEW: Final = View(1.3, 2.3)
-CHASE_VIEW: Final = View(-7.0, 3.4, -12.0)
-"""From behind and above, so that the vehicle itself is seen on its road."""
+class SensorStream:
+    """One sensor that is fixed to a vehicle and measures every tick, or every few."""
 
+    def __init__(self, world: carla.World, vehicle: carla.Vehicle, spec: SensorSpec) -> None:
+        """Attach and start the sensor; its first measurement is that of the next tick.
 
-class Camera:
-    """An RGB camera that is fixed to a vehicle and looks forward."""
-
-    def __init__(self, world: carla.World, vehicle: carla.Vehicle, image_size: tuple[int, int], view: View) -> None:
-        """Attach and start the camera; its first frame is that of the next tick.
-
-        Args:
-            world: the world of the vehicle.
-            vehicle: carries the camera.
-            image_size: width and height in pixels.
-            view: where it is mounted.
+        Raises:
+            ValueError: an attribute is none of this server's.
         """
-        blueprint = world.get_blueprint_library().find("sensor.camera.rgb")
-        width, height = image_size
-        for name, value in (("image_size_x", width), ("image_size_y", height), ("fov", _CAMERA_FOV_DEG)):
-            blueprint.set_attribute(name, str(value))
-        pose = carla.Transform(carla.Location(x=view.x_m, z=view.z_m), carla.Rotation(pitch=view.pitch_deg))
-        self._sensor: Any = world.spawn_actor(blueprint, pose, attach_to=vehicle)
+        self._spec = spec
+        x_m, y_m, z_m = spec.position_m
+        roll_deg, pitch_deg, yaw_deg = spec.rotation_deg
+        pose = carla.Transform(
+            carla.Location(x_m, y_m, z_m), carla.Rotation(pitch=pitch_deg, yaw=yaw_deg, roll=roll_deg)
+        )
+        self._sensor: Any = world.spawn_actor(_blueprint(world, spec), pose, attach_to=vehicle)
         frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._frames = frames
+        self._last: Any = None
         self._sensor.listen(frames.put)
 
     @property
@@ -67,36 +50,50 @@ class Camera:
         """The sensor's actor id."""
         return int(self._sensor.id)
 
-    def picture(self, frame: int, timeout_s: float) -> Any:
-        """Return the `carla.Image` of one tick.
+    def reading(self, frame: int, timeout_s: float) -> Any:
+        """Return the newest measurement that is due by a tick: of that very tick, unless the sensor is a slow one.
 
         Raises:
             SimulatorTimeoutError: it did not come within `timeout_s`.
-            SimulatorError: the camera sent a later frame without this one.
+            SimulatorError: the sensor sent a later frame without this one.
         """
+        if self._last is not None:
+            since = int(self._last.frame)
+            frame = since + (frame - since) // self._spec.ticks * self._spec.ticks
+            if frame == since:
+                return self._last
         deadline = time.monotonic() + timeout_s
         newest: int | None = None
         while newest is None or newest < frame:
             try:
-                image = self._frames.get(timeout=max(0.0, deadline - time.monotonic()))
+                measured = self._frames.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise SimulatorTimeoutError(
-                    f"expected the camera picture of frame {frame} within {timeout_s:g} s, found "
+                    f"expected {self._name} of frame {frame} within {timeout_s:g} s, found "
                     f"{'none at all' if newest is None else f'frame {newest} as the newest'}; "
                     "the server renders too slowly or is stuck: raise `timeout` or restart it",
                     timeout_s,
                 ) from None
-            newest = int(image.frame)
-            if newest == frame:
-                return image
+            newest = int(measured.frame)
+            if self._last is None and self._spec.ticks > 1:
+                # Counted from its first measurement on.
+                frame = newest + max(0, frame - newest) // self._spec.ticks * self._spec.ticks
+            if newest <= frame:
+                self._last = measured
+        if newest == frame:
+            return self._last
         raise SimulatorError(
-            f"expected the camera picture of frame {frame}, found frame {newest} after it; "
+            f"expected {self._name} of frame {frame}, found frame {newest} after it; "
             "another client may be ticking this server: only one may"
         )
 
     def stop(self) -> None:
         """Stop the stream; must come before the actor is destroyed."""
         self._sensor.stop()
+
+    @property
+    def _name(self) -> str:
+        return f"the measurement of {self._spec.type} {self._spec.id!r}"
 
 
 class CollisionLog:
@@ -118,8 +115,8 @@ class CollisionLog:
         """Return what was hit since the last call, as actor types such as "vehicle.audi.tt" or "static.wall".
 
         A collision has no message when it does not happen, so nothing can be waited for. The simulator sends it
-        before the picture of the same tick, and the client's one I/O thread keeps that order: call this after
-        `Camera.picture` of a camera that was started after this log.
+        before the other measurements of the same tick, and the client's one I/O thread keeps that order: call this
+        after `SensorStream.reading` of a sensor that was started after this log.
         """
         types: list[str] = []
         while True:
@@ -134,8 +131,87 @@ class CollisionLog:
         self._sensor.stop()
 
 
-def write_rgb(image: Any, out: NDArray[np.uint8]) -> None:
-    """Write a CARLA image (BGRA rows) as RGB into `out`, uint8 (3, height, width), of any strides."""
-    bgra = np.frombuffer(image.raw_data, dtype=np.uint8).reshape(image.height, image.width, 4)
-    for channel in range(3):
-        out[channel] = bgra[:, :, 2 - channel]
+class SensorRig:
+    """All sensors of one ego.
+
+    Where the caller wants no sensor of every tick, one that costs next to nothing is there all the same, so that there
+    is something to wait for before the collisions are counted.
+    """
+
+    def __init__(self, world: carla.World, vehicle: carla.Vehicle, specs: Sequence[SensorSpec]) -> None:
+        """Spawn and start them; those that were spawned are destroyed again when one cannot be.
+
+        Raises:
+            ValueError: an attribute is none of this server's.
+        """
+        self._started: list[SensorStream | CollisionLog] = []
+        self._streams: list[tuple[SensorSpec, SensorStream]] = []
+        self._collisions = CollisionLog(world, vehicle)
+        self._started.append(self._collisions)
+        real = [spec for spec in specs if spec.type != SPEEDOMETER]
+        if all(spec.ticks > 1 for spec in real):
+            real.append(_FENCE)
+        try:
+            for spec in real:
+                stream = SensorStream(world, vehicle, spec)
+                self._started.append(stream)
+                self._streams.append((spec, stream))
+        except BaseException:
+            self.stop()
+            for started in self._started:
+                world.get_actor(started.actor_id).destroy()
+            raise
+
+    @property
+    def actor_ids(self) -> list[int]:
+        """Of all sensors."""
+        return [started.actor_id for started in self._started]
+
+    def read(self, frame: int, timeout_s: float) -> tuple[Readings, list[str]]:
+        """Return all measurements of a tick, and what was hit since the last call.
+
+        Raises:
+            SimulatorTimeoutError: one did not come within `timeout_s`.
+            SimulatorError: a sensor sent a later frame without this one.
+        """
+        readings: Readings = {}
+        for spec, stream in self._streams:
+            measured = stream.reading(frame, timeout_s)
+            readings[spec.id] = (measured, frame - int(measured.frame))
+        return readings, self._collisions.take()
+
+    def stop(self) -> None:
+        """Stop all streams; must come before the actors are destroyed."""
+        for started in self._started:
+            started.stop()
+
+
+def _blueprint(world: carla.World, spec: SensorSpec) -> Any:
+    blueprint = world.get_blueprint_library().find(spec.type)
+    for name, value in spec.attributes:
+        if not blueprint.has_attribute(name):
+            known = ", ".join(sorted(attribute.id for attribute in blueprint))
+            raise ValueError(
+                f"sensors: {spec.id}: expected an attribute of {spec.type} ({known}), found {name!r}; correct it or "
+                "leave it out"
+            )
+        if not _fits(blueprint.get_attribute(name).type, value):
+            raise ValueError(
+                f"sensors: {spec.id}: expected a value that {spec.type} takes as {name!r}, such as "
+                f"{blueprint.get_attribute(name).recommended_values[0]}, found {value!r}; correct it"
+            )
+        blueprint.set_attribute(name, value)
+    return blueprint
+
+
+def _fits(kind: carla.ActorAttributeType, value: str) -> bool:
+    """Whether an attribute takes a text as its value: the client takes any, and the server guesses."""
+    if kind == carla.ActorAttributeType.Bool:
+        return value in ("true", "false")
+    if kind in (carla.ActorAttributeType.Int, carla.ActorAttributeType.Float):
+        try:
+            number = float(value)
+        except ValueError:
+            return False
+        return math.isfinite(number) and (kind == carla.ActorAttributeType.Float or number == int(number))
+    return True

@@ -40,7 +40,7 @@ class ServedEnv:
     """At most one open env, and the arena row that takes its observations.
 
     Args:
-        env_patterns: fnmatch patterns of the env ids that may be opened.
+        env_patterns: fnmatch patterns of the env ids that may be opened, and of reward functions.
         simulator: "embedded", "carla" or "none".
         server: HOST:PORT of the CARLA server for envs of ours.
         page: says what goes on.
@@ -145,13 +145,19 @@ class ServedEnv:
     def _allowed_kwargs(self, env_id: Any, kwargs: Any) -> dict[str, Any]:
         if not isinstance(env_id, str) or not isinstance(kwargs, dict):
             raise ProtocolError(f"expected env_id: str and kwargs: dict, found {env_id!r} and {kwargs!r}")
-        if not any(fnmatch.fnmatchcase(env_id, pattern) for pattern in self._env_patterns):
+        if not self._may_import(env_id):
             raise LeaseRefusedError(
                 f"expected an env id that matches {' or '.join(self._env_patterns)}, found {env_id!r}; "
                 f"start the worker with --env {env_id!r} to allow it"
             )
         if not env_id.rpartition(":")[2].startswith(_OURS):
             return kwargs
+        reward = kwargs.get("reward_type")
+        if isinstance(reward, str) and ":" in reward and not self._may_import(reward):
+            raise LeaseRefusedError(
+                f"expected a reward_type that imports nothing, or matches {' or '.join(self._env_patterns)}, found "
+                f"{reward!r}; start the worker with --env {reward!r} to allow it"
+            )
         taken = [name for name in _WORKER_OWNS if name in kwargs]
         if taken:
             raise LeaseRefusedError(
@@ -164,6 +170,9 @@ class ServedEnv:
                 "start workers with simulator 'embedded' or 'carla'"
             )
         return {**kwargs, "connect": self._server, "simulator": self._simulator}
+
+    def _may_import(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._env_patterns)
 
     def _attach(self, payload: Any, row: int, seq: int) -> dict[str, bool]:
         name, board_name, num_envs, slots = _fields(payload, "attach", "arena", "board", "num_envs", "slots")
@@ -287,7 +296,11 @@ def _binder(env: gymnasium.Env[Any, Any], views: Sequence[Any]) -> Callable[[int
     bind_out: Callable[[Any], None] | None = getattr(inner, "bind_out", None)
     if not views or inner is not env.unwrapped or bind_out is None:
         return None
-    return lambda slot: bind_out(views[slot])
+
+    def bind(slot: int) -> None:
+        bind_out(views[slot])
+
+    return bind
 
 
 def pack_note(info: Any) -> bytes:

@@ -7,6 +7,7 @@ before it. `get_world` holds the interpreter while it blocks, so whether anybody
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Generator
 from pathlib import Path
@@ -21,6 +22,7 @@ from zmqcarla.broker.errors import (
     SimulatorTimeoutError,
     SimulatorVersionError,
 )
+from zmqcarla.workers.bev_ground import RoadLines
 from zmqcarla.workers.lane_graph import LaneGraph
 
 _PROBE_TIMEOUT_S = 5.0
@@ -60,6 +62,11 @@ class Session:
         self._load(map_wanted)
         self.graph = LaneGraph(self.map)
         self._take_clock()
+
+    @functools.cached_property
+    def road_lines(self) -> RoadLines:
+        """The lanes of the map, for bird's-eye views."""
+        return RoadLines(self.map)
 
     @contextlib.contextmanager
     def answers(self, call: str) -> Generator[None]:

@@ -48,7 +48,8 @@ class WorkerConfig:
     """HOST:PORT of a server that somebody else runs: it is neither started nor ended here."""
 
     env_patterns: tuple[str, ...] = ("zmqcarla/*",)
-    """fnmatch patterns of the env ids that clients may open; an env id can import code, so keep them narrow."""
+    """fnmatch patterns of the env ids that clients may open, and of the reward functions ("module:name") that they may
+    name; both can import code, so keep them narrow."""
 
     seed: int | None = None
     """Seed of the embedded simulator's own random choices; None for its default. Episodes are seeded by reset."""

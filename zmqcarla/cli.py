@@ -59,7 +59,9 @@ def worker(
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
     connect: Annotated[str | None, typer.Option(help="HOST:PORT of a CARLA server that runs already")] = None,
     map: Annotated[str | None, typer.Option(help="OpenDRIVE file for the embedded simulator")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="allowed env ids (fnmatch); repeatable")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(help="allowed env ids and reward functions (fnmatch); repeatable")
+    ] = None,
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     fault: Annotated[list[str] | None, typer.Option(help="of the embedded simulator, see `sim`; repeatable")] = None,
     address: Address = None,
@@ -103,7 +105,9 @@ def up(
     simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
     map: Annotated[str | None, typer.Option(help="OpenDRIVE file for the embedded simulator")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="allowed env ids (fnmatch); repeatable")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(help="allowed env ids and reward functions (fnmatch); repeatable")
+    ] = None,
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     address: Address = None,
 ) -> None:
