@@ -246,7 +246,7 @@ def test_a_row_that_was_done_when_its_supervisor_died_is_lost_in_the_next_step(n
     vec.step_async(_actions((1, 0), (2, client_envs.HANG)))
     os.kill(pids[1], signal.SIGSTOP)
     if transport == "shm":
-        board: Any = vec._rows._board  # pyright: ignore
+        board: Any = vec._rows._board._board  # pyright: ignore
         wait_until(lambda: board.rows["done_seq"][0] == board.rows["go_seq"][0], "row 0 to be done")
     hosts.supervisors[0].kill()
     hosts.supervisors[0].wait(20)
