@@ -181,6 +181,29 @@ def clean() -> None:
 
 
 @app.command()
+def doctor(
+    workers: Annotated[int, typer.Option(help="how many workers are wanted", min=1)] = 4,
+    base_port: Annotated[int, typer.Option(help="RPC port of worker 0; each takes 4 ports")] = 2000,
+    carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+) -> None:
+    """Check whether N workers will run on this machine; exit code 1 when something will fail."""
+    from zmqcarla.broker.address import abandoned_sockets
+    from zmqcarla.shm.segment import abandoned
+    from zmqcarla.watch.doctor import Wanted, examine
+    from zmqcarla.watch.report import show_findings
+    from zmqcarla.workers.ports import busy_blocks
+
+    findings = examine(
+        Wanted(workers, carla_root, base_port),
+        _default_observation_space,
+        busy_blocks(base_port, workers),
+        abandoned() + abandoned_sockets(),
+    )
+    raise typer.Exit(show_findings(findings, _OUT, as_json=as_json))
+
+
+@app.command()
 def demo(
     workers: Annotated[int, typer.Option(help="how many envs drive", min=1)] = 4,
     steps: Annotated[int, typer.Option(help="vector steps to drive", min=1)] = 1200,
@@ -265,6 +288,13 @@ def _check_startable(simulator: str, carla_root: str | None, first: int | None, 
     if first is not None and simulator != "none":
         for index in range(workers):
             ports.claim(first + ports.BLOCK_SIZE * index).release()
+
+
+def _default_observation_space() -> Any:
+    from zmqcarla.workers.config import CarlaEnvConfig
+    from zmqcarla.workers.observation import observation_space
+
+    return observation_space(CarlaEnvConfig().image_size)
 
 
 def _gpu_list(text: str) -> tuple[int, ...]:
