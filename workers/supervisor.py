@@ -24,6 +24,7 @@ from zmqcarla.shm.segment import sweep
 from zmqcarla.workers import lifecycle
 from zmqcarla.workers.broker_link import BrokerLink
 from zmqcarla.workers.children import Children
+from zmqcarla.workers.vitals import Vitals
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
@@ -152,8 +153,12 @@ class Supervisor:
             sweep()
         if not stopping:
             offers = [worker.offer() for worker in self._workers if not worker.lifecycle.down]
-            self._link.tick(offers, time.monotonic())
+            self._link.tick(offers, time.monotonic(), self._vitals_of)
         return {fd for fd in woken if isinstance(fd, int)}
+
+    def _vitals_of(self, worker_id: str) -> Vitals:
+        worker = next(worker for worker in self._workers if worker.config.worker_id == worker_id)
+        return worker.children.vitals(worker.lifecycle.restarts)
 
     def _watch(self, fds: set[int]) -> None:
         for fd in self._watched - fds:

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 app = typer.Typer(
     name="zmqcarla",
@@ -152,20 +151,26 @@ def status(
     """Show the workers, leases and queue of a pool."""
     from zmqcarla.broker.protocol import default_address
     from zmqcarla.lease import ask_status
+    from zmqcarla.watch.status import pool_view
 
     pool = ask_status(address or default_address())
     if as_json:
         print(json.dumps(pool, indent=2))
-        return
-    _OUT.print(_workers_table(pool))
-    for lease in pool["leases"]:
-        _OUT.print(
-            f"lease {lease['lease'][:8]}: {lease['num_envs']} x {lease['env_id']}, {lease['commands']} commands, "
-            f"{lease['age_s']:.0f} s old, client heard {lease['silent_s']:.1f} s ago",
-            soft_wrap=True,
-        )
-    for request in pool["queue"]:
-        _OUT.print(f"waiting: {request['num_envs']} x {request['env_id']} for {request['waiting_s']:.0f} s")
+    else:
+        _OUT.print(pool_view(pool, _OUT.width))
+
+
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option(help="seconds between two looks", min=0.1)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="print one frame, after two looks, and end")] = False,
+    address: Address = None,
+) -> None:
+    """Watch a pool live: steps per second, memory, restarts, leases, queue. Ctrl-C ends it."""
+    from zmqcarla.broker.protocol import default_address
+    from zmqcarla.watch.top import watch
+
+    watch(address or default_address(), _OUT, interval, once=once)
 
 
 @app.command()
@@ -302,23 +307,6 @@ def _gpu_list(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise typer.BadParameter(f"expected numbers such as 0,1, found {text!r}") from None
-
-
-def _workers_table(pool: dict[str, Any]) -> Table:
-    table = Table("worker", "state", "simulator", "gpu", "port", "pid", "restarts", "lease", "row")
-    for one in pool["workers"]:
-        table.add_row(
-            one["worker_id"],
-            one["state"],
-            one["simulator"],
-            "-" if one["gpu"] is None else str(one["gpu"]),
-            "-" if one["port"] is None else str(one["port"]),
-            str(one["pid"]),
-            str(one["restarts"]),
-            one["lease"][:8] or "-",
-            "-" if one["row"] < 0 else str(one["row"]),
-        )
-    return table
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from zmqcarla.watch.machine import Machine, read_machine
 
 Level = Literal["ok", "warning", "failure"]
 
+_GRAVEST_FIRST: Final[tuple[Level, ...]] = ("failure", "warning")
 CARLA_VERSION: Final = "0.9.16"
 """What the embedded simulator speaks, and what this release was built for."""
 _PYTHONS: Final = ((3, 10), (3, 12))
@@ -50,7 +51,7 @@ class Need:
 
 
 NEEDS: Final = {
-    "embedded": Need(memory_bytes=300 << 20, gpu_bytes=0, threads=24),
+    "embedded": Need(memory_bytes=300 << 20, gpu_bytes=0, threads=16),
     "carla": Need(memory_bytes=6 * _GIB, gpu_bytes=4 * _GIB, threads=700),
 }
 _OPEN_FILES_A_WORKER: Final = 16
@@ -97,8 +98,8 @@ class Finding:
 
 def worst(findings: Sequence[Finding]) -> Level:
     """The gravest level among the findings."""
-    levels: list[Level] = ["ok", "warning", "failure"]
-    return max((finding.level for finding in findings), key=levels.index, default="ok")
+    levels = {finding.level for finding in findings}
+    return next((level for level in _GRAVEST_FIRST if level in levels), "ok")
 
 
 def examine(
