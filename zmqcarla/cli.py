@@ -174,6 +174,19 @@ def top(
 
 
 @app.command()
+def events(
+    last: Annotated[int, typer.Option(help="how many at most", min=1)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="print them as JSON, with all they say")] = False,
+) -> None:
+    """Show what became of this user's workers: losses, restarts, servers that did not come up."""
+    from zmqcarla.watch.events import read_events, show_events
+    from zmqcarla.workers.ledger import aside, ledger_path
+
+    path = ledger_path()
+    show_events(read_events([aside(path), path], last), _OUT, as_json=as_json)
+
+
+@app.command()
 def clean() -> None:
     """Remove shared memory and sockets whose owners are dead; nothing that lives is touched."""
     from zmqcarla.broker.address import sweep_sockets
