@@ -99,7 +99,10 @@ class Finding:
 def worst(findings: Sequence[Finding]) -> Level:
     """The gravest level among the findings."""
     levels = {finding.level for finding in findings}
-    return next((level for level in _GRAVEST_FIRST if level in levels), "ok")
+    for level in _GRAVEST_FIRST:
+        if level in levels:
+            return level
+    return "ok"
 
 
 def examine(

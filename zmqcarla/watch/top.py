@@ -90,11 +90,11 @@ def _look(address: str, rates: Rates) -> dict[str, Any]:
 def _frame(pool: Mapping[str, Any], rates: Rates, width: int, note: str = "") -> RenderableType:
     workers = pool["workers"]
     counts = Counter(worker["state"] for worker in workers)
-    states = ", ".join(f"{counts[state]} {state}" for state in sorted(counts))
+    states = ": " * bool(counts) + ", ".join(f"{counts[state]} {state}" for state in sorted(counts))
     held = sum(bool(worker["lease"]) for worker in workers)
     memory_bytes = sum((worker["env_rss_bytes"] or 0) + (worker["server_rss_bytes"] or 0) for worker in workers)
     head = (
-        f"{time.strftime('%H:%M:%S')}  {len(workers)} workers: {states}; {held} leased; {len(pool['queue'])} waiting; "
+        f"{time.strftime('%H:%M:%S')}  {len(workers)} workers{states}; {held} leased; {len(pool['queue'])} waiting; "
         f"{sum(rates.by_worker.values()):.1f} steps/s; {memory_bytes / 2**30:.1f} GiB"
     )
     parts: list[RenderableType] = [Text(head, style="bold"), pool_view(pool, width, rates.by_worker)]
