@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -116,10 +117,10 @@ def test_top_shows_a_pool_that_works_and_counts_its_restarts() -> None:
 def test_steps_are_counted_for_the_worker_that_does_them() -> None:
     with ready_pool(2, "client_envs:*") as local:
         vec = zmqcarla.make_vec_env(1, "client_envs:Pole-v0", address=local.address)
-        vec.reset(seed=0)
-        for _ in range(7):
-            vec.step(np.zeros(1, np.int64))
-        wait_until(lambda: sorted(worker["steps"] for worker in workers_of(local)) == [0, 7], "seven steps")
-        (stepped,) = [worker for worker in workers_of(local) if worker["lease"]]
-        assert stepped["steps"] == 7
-        vec.close()
+        with contextlib.closing(vec):
+            vec.reset(seed=0)
+            for _ in range(7):
+                vec.step(np.zeros(1, np.int64))
+            wait_until(lambda: {worker["steps"] for worker in workers_of(local)} == {0, 7}, "seven steps")
+            (stepped,) = [worker for worker in workers_of(local) if worker["lease"]]
+            assert stepped["steps"] == 7
