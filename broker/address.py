@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -65,14 +65,22 @@ def is_served(address: str) -> bool:
 def sweep_sockets() -> list[str]:
     """Unlink the sockets in the runtime directory whose broker is dead; returns their paths."""
     swept: list[str] = []
+    for path in _abandoned_sockets():
+        path.unlink()
+        swept.append(str(path))
+    return swept
+
+
+def abandoned_sockets() -> list[str]:
+    """The paths that `sweep_sockets` would unlink now."""
+    return [str(path) for path in _abandoned_sockets()]
+
+
+def _abandoned_sockets() -> Iterator[Path]:
     for lock in sorted(runtime_directory().glob("*.sock.lock")):
         address = f"ipc://{str(lock).removesuffix('.lock')}"
         if not is_served(address):
-            for path in (Path(address.removeprefix("ipc://")), lock):
-                if path.exists():
-                    path.unlink()
-                    swept.append(str(path))
-    return swept
+            yield from (path for path in (Path(address.removeprefix("ipc://")), lock) if path.exists())
 
 
 @contextlib.contextmanager

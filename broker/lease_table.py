@@ -51,6 +51,17 @@ Event = Received | Clock
 _ENDED_KEPT: Final = 1024
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a heartbeat said of a worker."""
+
+    at: float
+    phase: str
+    steps: int
+    env_rss_bytes: int
+    server_rss_bytes: int
+
+
 @dataclasses.dataclass(slots=True)
 class _Worker:
     offer: p.Register
@@ -65,6 +76,8 @@ class _Worker:
     row: int = -1
     end: str = ""
     """Why it is gone."""
+    seen: _Seen | None = None
+    """By its supervisor, at the last heartbeat."""
 
     @property
     def free(self) -> bool:
@@ -408,12 +421,26 @@ class LeaseTable:
         yield Send(event.peer, p.Welcome(message.worker_id, self._boot_id))
 
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
-        for worker_id in message.worker_ids:
+        columns = (
+            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes
+        )  # fmt: skip
+        if any(len(column) != len(message.worker_ids) for column in columns):
+            text = f"expected {len(message.worker_ids)} values in each column of a heartbeat, found other numbers"
+            yield Send(event.peer, p.Rejected(text))
+            return
+        for index, worker_id in enumerate(message.worker_ids):
             worker = self._workers.get(worker_id)
             if worker is None or worker.supervisor != event.peer:  # the peer reconnected: its old route is dead
                 yield Send(event.peer, p.UnknownWorker(worker_id))
             else:
-                worker.heard_at = now
+                worker.heard_at, worker.restarts = now, message.restarts[index]
+                worker.seen = _Seen(
+                    now,
+                    message.phases[index],
+                    message.steps[index],
+                    message.env_rss_bytes[index],
+                    message.server_rss_bytes[index],
+                )
 
     def _ready(self, message: p.Ready, event: Received, now: float) -> Iterator[Send]:
         worker = self._workers.get(message.worker_id)
@@ -543,7 +570,10 @@ class LeaseTable:
         yield Send(event.peer, p.StatusReply(message.request_id), (pack(self.statistics(now)),))
 
     def statistics(self, now: float) -> dict[str, Any]:
-        """The pool as plain values: workers, leases and queue; ages in seconds."""
+        """The pool as plain values: workers, leases and queue; ages in seconds.
+
+        What supervisors see of a worker (phase, steps, memory) is as old as `seen_s`; null before the first heartbeat.
+        """
         return {
             "boot_id": self._boot_id.hex(),
             "protocol": p.PROTOCOL,
@@ -563,6 +593,7 @@ class LeaseTable:
                     "lease": worker.lease_id.hex(),
                     "row": worker.row,
                     "silent_s": now - worker.heard_at,
+                    **_seen_values(worker.seen, now),
                 }
                 for worker in self._workers.values()
             ],
@@ -586,6 +617,14 @@ class LeaseTable:
                 for request in self._queue
             ],
         }
+
+
+def _seen_values(seen: _Seen | None, now: float) -> dict[str, Any]:
+    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes")
+    return {
+        "seen_s": None if seen is None else now - seen.at,
+        **{name: None if seen is None else getattr(seen, name) for name in names},
+    }
 
 
 def _news(worker_id: str, reason: str, exit_code: int, restarts: int) -> bytes:

@@ -252,10 +252,20 @@ class Register(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
-    """The supervisor of these workers lives."""
+    """The supervisor of these workers lives; what it sees of each, in the order of `worker_ids`."""
 
     kind: ClassVar[str] = "heartbeat"
     worker_ids: tuple[str, ...]
+    phases: tuple[str, ...]
+    """What the env process does, "absent" while there is none."""
+    steps: tuple[int, ...]
+    """Done since the supervisor started."""
+    restarts: tuple[int, ...]
+    """Since the supervisor started."""
+    env_rss_bytes: tuple[int, ...]
+    """Resident memory of the env process and its children."""
+    server_rss_bytes: tuple[int, ...]
+    """Resident memory of the CARLA server; 0 where it is not the supervisor's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Board:
         Raises:
             SegmentSpaceError: /dev/shm has too little room.
         """
-        segment = Segment.create("board", _size_bytes(action_space, num_envs))
+        segment = Segment.create("board", board_size_bytes(action_space, num_envs))
         segment.memory[: len(_MAGIC) + 8] = _MAGIC + num_envs.to_bytes(8, "little")
         return cls(segment, num_envs, action_space)
 
@@ -138,7 +138,7 @@ class Board:
         Raises:
             SegmentGoneError: not visible here, or made for another space.
         """
-        segment = Segment.attach(name, _size_bytes(action_space, num_envs))
+        segment = Segment.attach(name, board_size_bytes(action_space, num_envs))
         _check_header(segment, num_envs)
         return cls(segment, num_envs, action_space)
 
@@ -278,7 +278,8 @@ def _notes_offset_bytes(num_envs: int) -> int:
     return _schemas_offset_bytes(num_envs) + num_envs * SCHEMA_BYTES
 
 
-def _size_bytes(action_space: spaces.Space[Any], num_envs: int) -> int:
+def board_size_bytes(action_space: spaces.Space[Any], num_envs: int) -> int:
+    """Size of the segment."""
     actions_bytes = Layout.of(action_space, num_envs, 1).size_bytes
     return _notes_offset_bytes(num_envs) + num_envs * NOTE_BYTES + actions_bytes
 

@@ -17,6 +17,7 @@ import mmap
 import os
 import secrets
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -128,6 +129,20 @@ def _end_ownership(pid: int, name: str, fd: int) -> None:
 def sweep() -> list[str]:
     """Unlink every segment of this user whose owner is dead; returns their names."""
     swept: list[str] = []
+    for name in _abandoned():
+        unlink_bells(name)
+        _unlink(name)
+        swept.append(name)
+    return swept
+
+
+def abandoned() -> list[str]:
+    """The names that `sweep` would unlink now."""
+    return list(_abandoned())
+
+
+def _abandoned() -> Iterator[str]:
+    """Segments whose lock can be taken; each is held while it is looked at."""
     for path in sorted(_DIRECTORY.glob(f"{PREFIX}{os.getuid()}-*")):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -135,14 +150,11 @@ def sweep() -> list[str]:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unlink_bells(f"/{path.name}")
-            _unlink(f"/{path.name}")
-            swept.append(f"/{path.name}")
+            yield f"/{path.name}"
         except BlockingIOError:
             pass
         finally:
             os.close(fd)
-    return swept
 
 
 def _unlink(name: str) -> None:

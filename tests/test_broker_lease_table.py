@@ -182,6 +182,13 @@ def test_a_request_that_waits_for_a_worker_which_never_comes_up_is_refused_with_
     assert "the map is not OpenDRIVE; see w0.log" in refused.text
 
 
+def heartbeat(*worker_ids: str, steps: int = 0, restarts: int = 0) -> p.Heartbeat:
+    each = len(worker_ids)
+    return p.Heartbeat(
+        worker_ids, ("idle",) * each, (steps,) * each, (restarts,) * each, (3 << 20,) * each, (5 << 20,) * each
+    )
+
+
 def test_a_silent_supervisor_is_a_lost_worker() -> None:
     pool = Pool(workers=1)
     lease_id = pool.lease(1)
@@ -194,15 +201,34 @@ def test_a_silent_supervisor_is_a_lost_worker() -> None:
 def test_a_heartbeat_keeps_the_worker_and_an_unknown_one_is_asked_to_register() -> None:
     pool = Pool(workers=1)
     pool.clock(20)
-    assert pool.tell(b"s", p.Heartbeat(("w0",))) == []
+    assert pool.tell(b"s", heartbeat("w0")) == []
     pool.clock(20)
     assert _only(pool.request(1), p.Leased).workers == ("w0",)
-    assert _only(pool.tell(b"s", p.Heartbeat(("other",))), p.UnknownWorker).worker_id == "other"
+    assert _only(pool.tell(b"s", heartbeat("other")), p.UnknownWorker).worker_id == "other"
+
+
+def test_a_heartbeat_says_how_the_worker_does() -> None:
+    pool = Pool(workers=1)
+    (worker,) = pool.table.statistics(pool.now)["workers"]
+    assert (worker["seen_s"], worker["steps"]) == (None, None)
+    pool.tell(b"s", heartbeat("w0", steps=7, restarts=2))
+    pool.clock(3)
+    (worker,) = pool.table.statistics(pool.now)["workers"]
+    assert worker["restarts"] == 2
+    assert [worker[name] for name in ("seen_s", "phase", "steps", "env_rss_bytes", "server_rss_bytes")] == [
+        *(3, "idle", 7, 3 << 20, 5 << 20)
+    ]
+
+
+def test_a_heartbeat_with_a_short_column_is_rejected() -> None:
+    pool = Pool(workers=2)
+    text = _only(pool.tell(b"s", p.Heartbeat(("w0", "w1"), ("idle",), (1, 2), (0, 0), (3, 4), (5, 6))), p.Rejected).text
+    assert "expected 2 values in each column" in text
 
 
 def test_a_supervisor_that_reconnected_is_asked_to_register_again() -> None:
     pool = Pool(workers=1)
-    assert _only(pool.tell(b"s again", p.Heartbeat(("w0",))), p.UnknownWorker).worker_id == "w0"
+    assert _only(pool.tell(b"s again", heartbeat("w0")), p.UnknownWorker).worker_id == "w0"
 
 
 def test_a_command_lost_with_the_connection_is_sent_again_to_the_same_process() -> None:
@@ -220,7 +246,7 @@ def test_a_silent_client_loses_its_lease_and_the_queue_moves() -> None:
     lease_id = pool.lease(1)
     pool.request(1, client=b"second", timeout_s=100.0)
     pool.clock(20)
-    pool.tell(b"s", p.Heartbeat(("w0",)))
+    pool.tell(b"s", heartbeat("w0"))
     ended = pool.clock(11)
     kinds = [(action.peer, action.message.kind) for action in ended]
     assert kinds == [(b"e0", "lease_ended"), (b"s", "lease_ended"), (b"second", "leased")]
@@ -232,7 +258,7 @@ def test_renewing_keeps_the_lease() -> None:
     lease_id = pool.lease(1)
     for _ in range(5):
         pool.clock(10)
-        pool.tell(b"s", p.Heartbeat(("w0",)))
+        pool.tell(b"s", heartbeat("w0"))
         pool.renew(lease_id)
     assert pool.step(lease_id, 1, (0,))[0].peer == b"e0"
 
@@ -242,7 +268,7 @@ def test_a_request_that_waits_too_long_says_what_there_was() -> None:
     assert _only(pool.request(3), p.Queued) == p.Queued(b"r", 0, 2, 2)
     told = [action.message.kind for _ in range(8) for action in pool.clock(1)]
     assert set(told) == {"queued"}
-    pool.tell(b"s", p.Heartbeat(("w0", "w1")))
+    pool.tell(b"s", heartbeat("w0", "w1"))
     refused = _only(pool.clock(2), p.Refused)
     assert refused.reason == "timeout"
     assert "expected 3 x 'zmqcarla/Carla-v0' within 10 s, found 2 suitable workers of which 2 are free" in refused.text
@@ -354,7 +380,7 @@ def test_a_restarted_broker_gives_no_worker_away_that_still_serves() -> None:
     assert pool.ready(0, lease_id=OLD) == []
     assert _only(pool.request(1, client=b"other", timeout_s=1000.0), p.Queued).suitable_free == 0
     pool.clock(20)
-    pool.tell(b"s", p.Heartbeat(("w0",)))
+    pool.tell(b"s", heartbeat("w0"))
     ended, granted = (action for action in pool.clock(11) if not isinstance(action.message, p.Queued))
     assert ended == Send(b"e0", p.LeaseEnded(OLD))
     assert granted.peer == b"other"

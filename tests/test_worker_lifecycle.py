@@ -16,6 +16,7 @@ from zmqcarla.workers.lifecycle import (
     EnvExited,
     EnvStopped,
     Lifecycle,
+    NoteServerFailed,
     Observed,
     ReportLost,
     ServerExited,
@@ -172,6 +173,14 @@ def test_a_server_that_does_not_come_up_is_ended_and_tried_again() -> None:
     assert end == EndServer()
     assert worker.handle(ServerExited(0), 31.0) == [StartServer()]
     assert worker.handle(ServerFailed("port 2000 is in use"), 31.1)[-1] == EndServer()
+
+
+def test_a_server_that_fails_for_a_worker_known_to_be_lost_is_noted_and_not_reported_again() -> None:
+    worker = with_server()
+    report, _ = worker.handle(EnvExited(EXIT_SIMULATOR_FAILED), 50.0)
+    assert isinstance(report, ReportLost)
+    assert worker.handle(ServerExited(0), 50.5) == [StartServer()]
+    assert worker.handle(ServerFailed("it ended"), 51.0) == [NoteServerFailed("it ended", restarts=1), EndServer()]
 
 
 def test_a_hopeless_server_is_final_at_once() -> None:

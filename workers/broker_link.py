@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.broker.errors import ProtocolError
+from zmqcarla.workers.vitals import Vitals
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,8 +66,14 @@ class BrokerLink:
         self._reports.append(message)
         self._flush()
 
-    def tick(self, offers: Sequence[protocol.Register], now: float) -> None:
-        """Send what is due: heartbeats and unanswered registrations once per HEARTBEAT_S, new ones at once."""
+    def tick(self, offers: Sequence[protocol.Register], now: float, vitals_of: Callable[[str], Vitals]) -> None:
+        """Send what is due: heartbeats and unanswered registrations once per HEARTBEAT_S, new ones at once.
+
+        Args:
+            offers: the workers that are not down.
+            now: the time.
+            vitals_of: tells how the worker of an id does; asked when a heartbeat is due.
+        """
         self._complain(offers, now)
         if not self._flush():
             return
@@ -77,7 +84,16 @@ class BrokerLink:
                 self._sent[offer.worker_id] = offer
         if due:
             known_ids = tuple([offer.worker_id for offer in offers if offer.worker_id in self._welcomed])
-            if self._send(protocol.Heartbeat(known_ids)):
+            vitals = [vitals_of(worker_id) for worker_id in known_ids]
+            beat = protocol.Heartbeat(
+                known_ids,
+                tuple([one.phase for one in vitals]),
+                tuple([one.steps for one in vitals]),
+                tuple([one.restarts for one in vitals]),
+                tuple([one.env_rss_bytes for one in vitals]),
+                tuple([one.server_rss_bytes for one in vitals]),
+            )
+            if self._send(beat):
                 self._due_at = now + protocol.HEARTBEAT_S
 
     def read(self) -> None:

@@ -21,6 +21,7 @@ from zmqcarla.shm.address_layout import same_address_layout
 from zmqcarla.shm.board import declare_lost
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
+from zmqcarla.workers.vitals import Vitals, tree_rss_bytes
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096
@@ -160,6 +161,16 @@ class Children:
         self._page.fields["board"] = b""
 
     # --- what has happened ---
+
+    def vitals(self, restarts: int) -> Vitals:
+        """How the worker does, which has been restarted so often."""
+        return Vitals(
+            phase="absent" if self._env is None else self._page.phase.name.lower(),
+            steps=int(self._page.fields["steps"]),
+            restarts=restarts,
+            env_rss_bytes=0 if self._env is None else tree_rss_bytes(self._env.pid),
+            server_rss_bytes=0 if self._server is None else tree_rss_bytes(self._server.pid),
+        )
 
     def events(self) -> list[lifecycle.Event]:
         """What has changed since the last call; a dead server comes first, for it explains a dead env process."""

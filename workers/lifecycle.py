@@ -128,7 +128,15 @@ class ReportLost:
     final: bool
 
 
-Action = StartServer | EndServer | StartEnv | SignalEnv | ReportLost
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoteServerFailed:
+    """Keep in mind why a server did not come up for a worker that the broker knows to be lost."""
+
+    reason: str
+    restarts: int
+
+
+Action = StartServer | EndServer | StartEnv | SignalEnv | ReportLost | NoteServerFailed
 
 
 class _Part(enum.Enum):
@@ -290,6 +298,8 @@ class Lifecycle:
             reason += f"; its output is in {self._log_name}"
         if final or not reported:
             yield ReportLost(self.incarnation, reason, exit_code, self.restarts, final)
+        else:
+            yield NoteServerFailed(reason, self.restarts)
         if not final:
             self._failed_starts = 0 if stable else self._failed_starts + 1
             self._resume_at = now + _backoff_s(self._failed_starts)

@@ -121,6 +121,17 @@ def claim_free(first: int = FREE_START) -> PortClaim:
     )
 
 
+def busy_blocks(first: int, count: int) -> list[str]:
+    """Why blocks among `count` consecutive ones from `first` cannot be claimed now; empty when all can."""
+    busy: list[str] = []
+    for index in range(count):
+        try:
+            claim(first + BLOCK_SIZE * index).release()
+        except (PortInUseError, ValueError) as error:
+            busy.append(str(error))
+    return busy
+
+
 def port_owner(port: int) -> str:
     """Name the process that listens on `port`, as far as this user may know it."""
     pid = listener_pid(port)

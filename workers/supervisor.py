@@ -21,9 +21,10 @@ import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.shm.segment import sweep
-from zmqcarla.workers import lifecycle
+from zmqcarla.workers import ledger, lifecycle
 from zmqcarla.workers.broker_link import BrokerLink
 from zmqcarla.workers.children import Children
+from zmqcarla.workers.vitals import Vitals
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
@@ -41,10 +42,9 @@ class _Worker:
     def __init__(self, config: WorkerConfig, supervisor: SupervisorConfig, link: BrokerLink) -> None:
         self.config = config
         self.children = Children(config, supervisor.broker, Path(supervisor.log_directory))
-        logs = f"{self.children.env_log}"
-        if config.owns_server:
-            logs += f" and {self.children.server_log}"
-        self.lifecycle = lifecycle.Lifecycle(config, logs)
+        self._logs = (str(self.children.env_log), *([str(self.children.server_log)] if config.owns_server else []))
+        self.lifecycle = lifecycle.Lifecycle(config, " and ".join(self._logs))
+        self._ledger = ledger.Ledger(ledger.ledger_path())
         self._ttl_s = supervisor.ttl_s
         self._link = link
 
@@ -64,6 +64,8 @@ class _Worker:
             case lifecycle.EndServer(force):
                 return self.children.end_server(force=force)
             case lifecycle.StartEnv(incarnation):
+                if incarnation > 1:
+                    self._note("restarted", "", None, self.lifecycle.restarts)
                 return self.children.start_env(incarnation)
             case lifecycle.SignalEnv(number):
                 return self.children.signal_env(number)
@@ -74,7 +76,17 @@ class _Worker:
                     protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
                 )
                 self.children.declare_lost(reason, exit_code, restarts, final=final)
+                self._note("gone" if final else "lost", reason, exit_code if incarnation else None, restarts)
                 return []
+            case lifecycle.NoteServerFailed(reason, restarts):
+                self._note("server_failed", reason, None, restarts)
+                return []
+
+    def _note(self, what: ledger.What, reason: str, exit_code: int | None, restarts: int) -> None:
+        incarnation = self.lifecycle.incarnation
+        self._ledger.append(
+            ledger.Entry(self.config.worker_id, what, reason, exit_code, restarts, incarnation, self._logs)
+        )
 
     def offer(self) -> protocol.Register:
         """The worker as the broker is to know it."""
@@ -152,8 +164,12 @@ class Supervisor:
             sweep()
         if not stopping:
             offers = [worker.offer() for worker in self._workers if not worker.lifecycle.down]
-            self._link.tick(offers, time.monotonic())
+            self._link.tick(offers, time.monotonic(), self._vitals_of)
         return {fd for fd in woken if isinstance(fd, int)}
+
+    def _vitals_of(self, worker_id: str) -> Vitals:
+        worker = next(worker for worker in self._workers if worker.config.worker_id == worker_id)
+        return worker.children.vitals(worker.lifecycle.restarts)
 
     def _watch(self, fds: set[int]) -> None:
         for fd in self._watched - fds:

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 app = typer.Typer(
     name="zmqcarla",
@@ -156,20 +155,39 @@ def status(
     """Show the workers, leases and queue of a pool."""
     from zmqcarla.broker.protocol import default_address
     from zmqcarla.lease import ask_status
+    from zmqcarla.watch.status import pool_view
 
     pool = ask_status(address or default_address())
     if as_json:
         print(json.dumps(pool, indent=2))
-        return
-    _OUT.print(_workers_table(pool))
-    for lease in pool["leases"]:
-        _OUT.print(
-            f"lease {lease['lease'][:8]}: {lease['num_envs']} x {lease['env_id']}, {lease['commands']} commands, "
-            f"{lease['age_s']:.0f} s old, client heard {lease['silent_s']:.1f} s ago",
-            soft_wrap=True,
-        )
-    for request in pool["queue"]:
-        _OUT.print(f"waiting: {request['num_envs']} x {request['env_id']} for {request['waiting_s']:.0f} s")
+    else:
+        _OUT.print(pool_view(pool, _OUT.width))
+
+
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option(help="seconds between two looks", min=0.1)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="print one frame, after two looks, and end")] = False,
+    address: Address = None,
+) -> None:
+    """Watch a pool live: steps per second, memory, restarts, leases, queue. Ctrl-C ends it."""
+    from zmqcarla.broker.protocol import default_address
+    from zmqcarla.watch.top import watch
+
+    watch(address or default_address(), _OUT, interval, once=once)
+
+
+@app.command()
+def events(
+    last: Annotated[int, typer.Option(help="how many at most", min=1)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="print them as JSON, with all they say")] = False,
+) -> None:
+    """Show what became of this user's workers: losses, restarts, servers that did not come up."""
+    from zmqcarla.watch.events import read_events, show_events
+    from zmqcarla.workers.ledger import aside, ledger_path
+
+    path = ledger_path()
+    show_events(read_events([aside(path), path], last), _OUT, as_json=as_json)
 
 
 @app.command()
@@ -182,6 +200,29 @@ def clean() -> None:
     for name in removed:
         _OUT.print(f"removed {name}", soft_wrap=True)
     _OUT.print(f"{len(removed)} leftovers removed")
+
+
+@app.command()
+def doctor(
+    workers: Annotated[int, typer.Option(help="how many workers are wanted", min=1)] = 4,
+    base_port: Annotated[int, typer.Option(help="RPC port of worker 0; each takes 4 ports")] = 2000,
+    carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+) -> None:
+    """Check whether N workers will run on this machine; exit code 1 when something will fail."""
+    from zmqcarla.broker.address import abandoned_sockets
+    from zmqcarla.shm.segment import abandoned
+    from zmqcarla.watch.doctor import Wanted, examine
+    from zmqcarla.watch.report import show_findings
+    from zmqcarla.workers.ports import busy_blocks
+
+    findings = examine(
+        Wanted(workers, carla_root, base_port),
+        _default_observation_space,
+        busy_blocks(base_port, workers),
+        abandoned() + abandoned_sockets(),
+    )
+    raise typer.Exit(show_findings(findings, _OUT, as_json=as_json))
 
 
 @app.command()
@@ -271,28 +312,18 @@ def _check_startable(simulator: str, carla_root: str | None, first: int | None, 
             ports.claim(first + ports.BLOCK_SIZE * index).release()
 
 
+def _default_observation_space() -> Any:
+    from zmqcarla.workers.config import CarlaEnvConfig
+    from zmqcarla.workers.observation import observation_space
+
+    return observation_space(CarlaEnvConfig().image_size)
+
+
 def _gpu_list(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise typer.BadParameter(f"expected numbers such as 0,1, found {text!r}") from None
-
-
-def _workers_table(pool: dict[str, Any]) -> Table:
-    table = Table("worker", "state", "simulator", "gpu", "port", "pid", "restarts", "lease", "row")
-    for one in pool["workers"]:
-        table.add_row(
-            one["worker_id"],
-            one["state"],
-            one["simulator"],
-            "-" if one["gpu"] is None else str(one["gpu"]),
-            "-" if one["port"] is None else str(one["port"]),
-            str(one["pid"]),
-            str(one["restarts"]),
-            one["lease"][:8] or "-",
-            "-" if one["row"] < 0 else str(one["row"]),
-        )
-    return table
 
 
 if __name__ == "__main__":

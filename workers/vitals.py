@@ -1,0 +1,43 @@
+"""How a worker does, in numbers that its supervisor can see without asking it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What a heartbeat says of one worker.
+
+    Attributes:
+        phase: of the env process, a `zmqcarla.shm.status_page.Phase` in lower case; "absent" while there is none.
+        steps: done since the supervisor started, by all incarnations.
+        restarts: since the supervisor started.
+        env_rss_bytes: resident memory of the env process and its children; pages that they share count each time.
+        server_rss_bytes: the same of the server and its guard; 0 where the server is not ours.
+    """
+
+    phase: str
+    steps: int
+    restarts: int
+    env_rss_bytes: int
+    server_rss_bytes: int
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Resident memory of a process and of what it started; 0 for one that is gone.
+
+    Only what the processes' first threads have started is found (the kernel lists children by thread).
+    """
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+            total = int(statm.read().split()[1]) * _PAGE_BYTES
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as listed:
+            children = listed.read().split()
+    except OSError:
+        return 0
+    return total + sum(tree_rss_bytes(int(child)) for child in children)
