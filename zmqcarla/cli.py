@@ -314,9 +314,9 @@ def _check_startable(simulator: str, carla_root: str | None, first: int | None, 
 
 def _default_observation_space() -> Any:
     from zmqcarla.workers.config import CarlaEnvConfig
-    from zmqcarla.workers.observation import observation_space
+    from zmqcarla.workers.observation import Observer
 
-    return observation_space(CarlaEnvConfig().image_size)
+    return Observer(CarlaEnvConfig(simulator="embedded")).space
 
 
 def _gpu_list(text: str) -> tuple[int, ...]:
