@@ -286,11 +286,18 @@ def test_driving_past_a_red_light_is_seen_and_charged(make: Any) -> None:
         observation, _, terminated, _, info = env.step(drive(observation))
         if info["ran_red_light"] or terminated:
             break
-        stood_in_the_box = value(observation, "red_light") == 1.0
+        # The light is run when the tail has crossed the line; the box lies before it.
+        stood_in_the_box = stood_in_the_box or value(observation, "red_light") == 1.0
     world.freeze_all_traffic_lights(False)
     assert info["ran_red_light"]
     assert info["reward_terms"]["red_light"] < 0.0
     assert stood_in_the_box
+    assert info["infraction_penalty"] == pytest.approx(0.7)
+    assert info["driving_score"] == pytest.approx(0.7 * info["route_completion"])
+    (infraction,) = info["infractions"]
+    assert infraction["kind"] == "red_light"
+    assert infraction["time_s"] == pytest.approx(info["frame"] * 0.05)
+    assert infraction["x_m"] == pytest.approx(value(observation, "x_m"), abs=1e-3)
 
 
 def parked_in_front(env: CarlaEnv, distance_m: float) -> Any:

@@ -31,6 +31,7 @@ _ENDING = {
     Ending.COLLISION: 0.0,  # charged as an infraction, also where it does not end the episode
     Ending.OFF_ROUTE: -10.0,
     Ending.BLOCKED: -10.0,
+    Ending.ROUTE_TIMEOUT: -10.0,
 }
 
 RewardTerms = dict[str, float]

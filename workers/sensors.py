@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
+from zmqcarla.workers.criteria.base import Hit
 
 _CAMERA_FOV_DEG = 90.0
 
@@ -114,20 +115,22 @@ class CollisionLog:
         """The sensor's actor id."""
         return int(self._sensor.id)
 
-    def take(self) -> list[str]:
-        """Return what was hit since the last call, as actor types such as "vehicle.audi.tt" or "static.wall".
+    def take(self) -> list[Hit]:
+        """Return what was hit since the last call.
 
         A collision has no message when it does not happen, so nothing can be waited for. The simulator sends it
         before the picture of the same tick, and the client's one I/O thread keeps that order: call this after
         `Camera.picture` of a camera that was started after this log.
         """
-        types: list[str] = []
+        hits: list[Hit] = []
         while True:
             try:
-                hit = self._hits.get_nowait()
+                event = self._hits.get_nowait()
             except queue.Empty:
-                return types
-            types.append("unknown" if hit.other_actor is None else str(hit.other_actor.type_id))
+                return hits
+            other = event.other_actor
+            actor_id, actor_type = (0, "unknown") if other is None else (int(other.id), str(other.type_id))
+            hits.append(Hit(int(event.frame), actor_id, actor_type))
 
     def stop(self) -> None:
         """Stop the stream; must come before the actor is destroyed."""
