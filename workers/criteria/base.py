@@ -102,7 +102,7 @@ class Infraction:
     def as_info(self) -> dict[str, Any]:
         """For `info["infractions"]`: plain numbers and texts."""
         x_m, y_m, z_m = self.tick.position_m
-        shares = {} if self.percent is None else {"percent": self.percent}
+        shares = {name: getattr(self, name) for name in ("percent", "distance_m") if getattr(self, name) is not None}
         where = {"time_s": self.tick.time_s, "frame": self.tick.frame, "x_m": x_m, "y_m": y_m, "z_m": z_m}
         return {"kind": self.kind.value, **where, **shares, "message": self.message}
 
