@@ -38,7 +38,8 @@ def road() -> Any:
 
 def drive(*, y_m: float = OWN_LANE_Y_M, speed_mps: float = 8.0, until_m: float = 190.0, **more: Any) -> list[Tick]:
     """Along the road from x = 10 m at a constant speed; the route is the right lane."""
-    ticks, x_m = [], 10.0
+    ticks: list[Tick] = []
+    x_m = 10.0
     while x_m < until_m:
         k = len(ticks) + 1
         x_m += speed_mps * DELTA_S

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
+import zmqcarla  # noqa: F401 - registers the env
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.servers import Server, ServerSpec, launch
@@ -102,6 +104,15 @@ def test_difficulty_is_set_from_outside_and_by_the_reset(env: CarlaEnv) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         env.reset(options={"difficulty": -1.0})
     env.difficulty = 1.0
+
+
+def test_difficulty_reaches_the_env_through_the_wrappers_of_make(server: Server) -> None:
+    settings = {**SETTINGS, "connect": f"127.0.0.1:{server.spec.port}", "simulator": "embedded"}
+    wrapped = gymnasium.make("zmqcarla/Carla-v0", disable_env_checker=True, **settings)
+    wrapped.set_wrapper_attr("difficulty", 0.0)
+    _, info = wrapped.reset(seed=1)
+    wrapped.close()
+    assert (info["traffic"]["vehicles"], info["traffic"]["walkers"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

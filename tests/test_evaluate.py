@@ -162,7 +162,7 @@ def pool() -> Iterator[LocalPool]:
 
 def evaluated(pool: LocalPool, folder: Path, out: Path, agent: Any, **settings: Any) -> tuple[dict[str, Any], str]:
     said = io.StringIO()
-    kwargs = {"routes": str(folder / "routes.xml"), "image_size": (16, 16)}
+    kwargs: dict[str, Any] = {"routes": str(folder / "routes.xml"), "image_size": (16, 16)}
     kwargs |= {"terminate_on_collision": False, "blocked_s": 2.0, **settings}
     work = [Job(0, "4", TOWN), Job(1, "7", TOWN)]
     evaluation = Evaluation(work, agent, lambda town: kwargs, pool.address)
