@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-import zmqcarla  # noqa: F401 - registers the env
+import zmqcarla  # registers the env
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.servers import Server, ServerSpec, launch
@@ -85,6 +85,7 @@ def test_one_seed_gives_the_same_traffic(env: CarlaEnv) -> None:
 def test_episodes_leave_no_actors_behind(env: CarlaEnv) -> None:
     env.reset(seed=1)
     expected = actors(env)
+    now: Counter[str] = Counter()
     for k in range(8):
         _, info = env.reset(seed=1 if k == 7 else None)
         env.step(STAND)
@@ -107,7 +108,8 @@ def test_difficulty_is_set_from_outside_and_by_the_reset(env: CarlaEnv) -> None:
 
 
 def test_difficulty_reaches_the_env_through_the_wrappers_of_make(server: Server) -> None:
-    settings = {**SETTINGS, "connect": f"127.0.0.1:{server.spec.port}", "simulator": "embedded"}
+    assert zmqcarla.__version__
+    settings: dict[str, Any] = {**SETTINGS, "connect": f"127.0.0.1:{server.spec.port}", "simulator": "embedded"}
     wrapped = gymnasium.make("zmqcarla/Carla-v0", disable_env_checker=True, **settings)
     wrapped.set_wrapper_attr("difficulty", 0.0)
     _, info = wrapped.reset(seed=1)

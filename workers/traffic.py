@@ -112,7 +112,8 @@ class Traffic:
             each for each in self._session.map.get_spawn_points() if each.location.distance(ego_m) > _FREE_AROUND_EGO_M
         ]
         chosen = [places[int(k)] for k in rng.permutation(len(places))[: self._wanted.vehicles]]
-        autopilot = carla.command.SetAutopilot(carla.command.FutureActor, True, manager.get_port())
+        command: Any = carla.command
+        autopilot = command.SetAutopilot(command.FutureActor, True, manager.get_port())
         spawned = self._session.batch(
             [carla.command.SpawnActor(_dressed(cars, rng), place).then(autopilot) for place in chosen]
         )
@@ -183,8 +184,9 @@ def _parking_places(session: Session) -> list[carla.Transform]:
         waypoint: Any = session.map.get_waypoint(carla.Location(x, y, z))
         while waypoint is not None and waypoint.lane_type == carla.LaneType.Driving:
             waypoint = waypoint.get_right_lane()
-        beside = waypoint is not None and waypoint.lane_type in (carla.LaneType.Parking, carla.LaneType.Shoulder)
-        if not beside or waypoint.lane_width < _PARKING_WIDTH_M:
+        if waypoint is None or waypoint.lane_type not in (carla.LaneType.Parking, carla.LaneType.Shoulder):
+            continue
+        if waypoint.lane_width < _PARKING_WIDTH_M:
             continue
         place = waypoint.transform
         place.location.z += 0.3

@@ -20,7 +20,7 @@ _LAST_CHECKPOINT_SHARE: Final = 0.95
 
 @dataclass(slots=True)
 class RouteDeviation(Criterion):
-    """Too far from the route; or a third of the route driven at more than half that distance from it.
+    """Too far from the route; or 30 % of the route driven at half that distance from it and more.
 
     Attributes:
         limit_m: distance from the route's line.

@@ -84,9 +84,7 @@ def results_of(records: Sequence[Record], total: int) -> dict[str, Any]:
     ordered = sorted(records, key=lambda record: int(record["index"]))
     partial = is_partial(ordered)
     summed = _global_record(ordered, total)
-    crashed = any("Simulation crashed" in record["status"] for record in ordered)
-    finished = len(ordered) == total
-    status = "Started" if not finished else "Crashed" if crashed else "Partial" if partial else "Finished"
+    status = _entry_status(ordered, total)
     score = "Avg. score without the skipped scenarios" if partial else "Avg. driving score"
     means, infractions = summed["scores_mean"], summed["infractions"]
     return {
@@ -97,6 +95,18 @@ def results_of(records: Sequence[Record], total: int) -> dict[str, Any]:
         "values": [str(means[name]) for name in _SCORES] + [str(infractions[kind]) for kind in _LABELS],
         "labels": [score, "Avg. route completion", "Avg. infraction penalty", *_LABELS.values()],
     }
+
+
+def _entry_status(records: Sequence[Record], total: int) -> str:
+    """Return what the results are worth as a whole; only "Finished" is eligible."""
+    failures = " ".join(record["status"] for record in records)
+    if len(records) < total:
+        return "Started"
+    if "Simulation crashed" in failures:
+        return "Crashed"
+    if "couldn't be set up" in failures:
+        return "Invalid"
+    return "Partial" if is_partial(records) else "Finished"
 
 
 def _global_record(records: Sequence[Record], total: int) -> dict[str, Any]:

@@ -136,6 +136,8 @@ class _Crew:
         try:
             self._enter(job.town)
             self._drive(job, drive)
+            if not drive.summary:  # told to stop
+                return
             record = record_of(drive.summary, job.index, job.route_id, time.monotonic() - started)
         except (AgentError, InvalidActionError) as error:
             self._say(job, error, "red")
@@ -157,7 +159,9 @@ class _Crew:
         self._console.print(f"route {job.route_id} in {job.town}: {record['status']}, {score:.1f}")
 
     def _say(self, job: Job, error: Exception, style: str) -> None:
-        self._console.print(f"route {job.route_id}: {error}", style=style, markup=False, soft_wrap=True)
+        # Of an error in a worker the first line says what is wrong; the rest is the worker's traceback.
+        text = str(error) if isinstance(error, AgentError) else str(error).partition("\n")[0]
+        self._console.print(f"route {job.route_id}: {text}", style=style, markup=False, soft_wrap=True)
 
     def _failed(self, job: Job, message: str, started: float) -> Record:
         return failed_record(job.index, job.route_id, job.town, message, time.monotonic() - started)
