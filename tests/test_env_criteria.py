@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +61,7 @@ def judged(criterion: Criterion, ticks: list[Tick]) -> list[Infraction]:
     return criterion.infractions
 
 
-def hit_at(ticks: list[Tick], hits: dict[int, tuple[int, str]]) -> list[Tick]:
+def hit_at(ticks: list[Tick], hits: Mapping[int, tuple[int, str]]) -> list[Tick]:
     """The same ticks, some of them with a message of the collision sensor."""
     return [replace(t, hits=(Hit(t.frame, *hits[k]),)) if k in hits else t for k, t in enumerate(ticks)]
 
