@@ -244,7 +244,7 @@ def test_max_steps_truncates(make: Any) -> None:
 
 def test_hitting_a_parked_car_terminates(make: Any) -> None:
     env = make()
-    env.reset(seed=0)
+    env.reset(seed=4)  # no light in the first 45 m
     parked = parked_in_front(env, 15.0)
     _, terminated, _, info = run(env, FORWARD)
     parked.destroy()
@@ -252,6 +252,12 @@ def test_hitting_a_parked_car_terminates(make: Any) -> None:
     assert info["terminated_by"] == "collision"
     assert info["collided_with"] == "vehicle.audi.tt"
     assert info["reward_terms"]["collision"] < 0.0
+    assert [each["kind"] for each in info["infractions"]] == ["collisions_vehicle"]
+    assert info["driving_score"] == pytest.approx(0.6 * info["route_completion"])
+    summary = info["episode_summary"]
+    assert summary["status"] == "Failed"
+    assert summary["scores"]["score_penalty"] == 0.6
+    assert f"type=vehicle.audi.tt and id={parked.id} at" in summary["infractions"]["collisions_vehicle"][0]
 
 
 def test_a_collision_may_be_allowed(make: Any) -> None:
@@ -262,6 +268,40 @@ def test_a_collision_may_be_allowed(make: Any) -> None:
     parked.destroy()
     assert any(value(observation, "collision") == 1.0 for observation, *_ in steps)
     assert [(terminated, truncated) for _, _, terminated, truncated, _ in steps[-2:]] == [(False, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "kind", "factor"),
+    [
+        ("walker.pedestrian.0001", "collisions_pedestrian", 0.5),
+        ("vehicle.audi.tt", "collisions_vehicle", 0.6),
+        ("static.prop.streetbarrier", "collisions_layout", 0.65),
+    ],
+)
+def test_each_kind_of_collision_is_charged_once(make: Any, blueprint: str, kind: str, factor: float) -> None:
+    env = make(terminate_on_collision=False, image_size=(16, 16))
+    env.reset(seed=4)
+    other = parked_in_front(env, 12.0, blueprint)
+    infos = [env.step(FORWARD)[4] for _ in range(90)]
+    other.destroy()
+    assert sum(bool(info["collided_with"]) for info in infos) >= 1
+    assert [each["kind"] for each in infos[-1]["infractions"]] == [kind]
+    assert infos[-1]["infraction_penalty"] == pytest.approx(factor)
+
+
+def test_driving_beside_the_road_is_charged_by_its_share(make: Any) -> None:
+    env = make(terminate_on_collision=False, image_size=(16, 16), off_route_m=60.0)
+    env.reset(seed=4)
+    info: dict[str, Any] = {}
+    for _ in range(120):
+        *_, info = env.step(np.array([0.04, 0.6, 0.0], dtype=np.float32))
+    outside = [each for each in info["infractions"] if each["kind"] == "outside_route_lanes"]
+    assert len(outside) == 1
+    assert 0.0 < outside[0]["percent"] <= 100.0
+    others = [each for each in info["infractions"] if each not in outside]
+    assert not others or {each["kind"] for each in others} <= {"collisions_layout"}
+    factor = (1.0 - outside[0]["percent"] / 100.0) * 0.65 ** len(others)
+    assert info["infraction_penalty"] == pytest.approx(factor)
 
 
 def test_leaving_the_route_terminates(make: Any) -> None:
@@ -283,6 +323,8 @@ def test_standing_too_long_terminates(make: Any) -> None:
     assert info["terminated_by"] == "blocked"
     assert steps == 1200  # 60 s at 20 ticks a second
     assert info["reward_terms"] == {"ending": -1.0}
+    assert info["episode_summary"]["status"] == "Failed - Agent got blocked"
+    assert info["episode_summary"]["meta"]["duration_game"] == 60.0
 
 
 def test_driving_past_a_red_light_is_seen_and_charged(make: Any) -> None:
@@ -298,15 +340,22 @@ def test_driving_past_a_red_light_is_seen_and_charged(make: Any) -> None:
         observation, _, terminated, _, info = env.step(drive(observation))
         if info["ran_red_light"] or terminated:
             break
-        stood_in_the_box = value(observation, "red_light") == 1.0
+        # The light is run when the tail has crossed the line; the box lies before it.
+        stood_in_the_box = stood_in_the_box or value(observation, "red_light") == 1.0
     world.freeze_all_traffic_lights(False)
     assert info["ran_red_light"]
     assert info["reward_terms"]["red_light"] < 0.0
     assert stood_in_the_box
+    assert info["infraction_penalty"] == pytest.approx(0.7)
+    assert info["driving_score"] == pytest.approx(0.7 * info["route_completion"])
+    (infraction,) = info["infractions"]
+    assert infraction["kind"] == "red_light"
+    assert infraction["time_s"] == pytest.approx(info["frame"] * 0.05)
+    assert infraction["x_m"] == pytest.approx(value(observation, "x_m"), abs=1e-3)
 
 
-def parked_in_front(env: CarlaEnv, distance_m: float) -> Any:
-    """Spawn a car on the ego's lane."""
+def parked_in_front(env: CarlaEnv, distance_m: float, kind: str = "vehicle.audi.tt") -> Any:
+    """Spawn something on the ego's lane."""
     episode, session = env.episode, env.session
     assert episode is not None
     assert session is not None
@@ -314,10 +363,10 @@ def parked_in_front(env: CarlaEnv, distance_m: float) -> Any:
     k = int(np.searchsorted(line.s_m, distance_m))
     dx, dy = line.xy_m[k + 1] - line.xy_m[k]
     place = carla.Transform(
-        carla.Location(float(line.xy_m[k, 0]), float(line.xy_m[k, 1]), 0.3),
+        carla.Location(float(line.xy_m[k, 0]), float(line.xy_m[k, 1]), 1.0 if kind.startswith("walker") else 0.3),
         carla.Rotation(yaw=float(np.degrees(np.arctan2(dy, dx)))),
     )
-    blueprint = session.world.get_blueprint_library().find("vehicle.audi.tt")
+    blueprint = session.world.get_blueprint_library().find(kind)
     return session.world.spawn_actor(blueprint, place)
 
 

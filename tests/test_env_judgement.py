@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from zmqcarla.workers.config import CarlaEnvConfig
+from zmqcarla.workers.criteria.base import Kind
 from zmqcarla.workers.ego import EgoState
-from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
+from zmqcarla.workers.events import StepEvents, lane_invaded
 from zmqcarla.workers.navigation import NUM_WAYPOINTS, RoadOption, RouteState
 from zmqcarla.workers.observation import (
     MEASUREMENTS,
@@ -19,7 +20,7 @@ from zmqcarla.workers.observation import (
     write_vectors,
 )
 from zmqcarla.workers.reward import REWARDS, StepFacts, dense_reward, make_reward, sparse_reward
-from zmqcarla.workers.termination import Ending, EndingJudge
+from zmqcarla.workers.termination import Ending, ending_of
 
 EGO = EgoState(
     position_m=(1.0, 2.0, 3.0),
@@ -46,7 +47,6 @@ ROUTE = RouteState(
     arrived=False,
 )
 FACTS = StepFacts(EGO, ROUTE, StepEvents(), Ending.NONE, steering_change=0.0)
-CONFIG = CarlaEnvConfig(simulator="embedded")
 VECTORS = Observer(CarlaEnvConfig(simulator="embedded", observation="state"))
 
 
@@ -190,39 +190,24 @@ def test_a_reward_that_cannot_be_had_is_refused(name: str, weights: dict[str, fl
 
 
 @pytest.mark.parametrize(
-    ("route", "events", "ending"),
+    ("collided", "arrived", "fresh", "ending"),
     [
-        (ROUTE, StepEvents(), Ending.NONE),
-        (replace(ROUTE, arrived=True), StepEvents(), Ending.ROUTE_COMPLETED),
-        (replace(ROUTE, arrived=True), StepEvents(collision=True), Ending.COLLISION),
-        (replace(ROUTE, lane_offset_m=-30.1), StepEvents(), Ending.OFF_ROUTE),
-        (replace(ROUTE, lane_offset_m=29.9), StepEvents(), Ending.NONE),
+        (False, False, [], Ending.NONE),
+        (False, False, [Kind.RED_LIGHT, Kind.STOP, Kind.MIN_SPEED], Ending.NONE),
+        (False, True, [], Ending.ROUTE_COMPLETED),
+        (False, True, [Kind.VEHICLE_BLOCKED, Kind.ROUTE_TIMEOUT], Ending.ROUTE_COMPLETED),
+        (True, True, [Kind.COLLISION_VEHICLE], Ending.COLLISION),
+        (False, False, [Kind.COLLISION_VEHICLE], Ending.NONE),
+        (False, True, [Kind.ROUTE_DEVIATION], Ending.OFF_ROUTE),
+        (False, False, [Kind.VEHICLE_BLOCKED], Ending.BLOCKED),
+        (False, False, [Kind.ROUTE_TIMEOUT], Ending.ROUTE_TIMEOUT),
     ],
 )
-def test_endings(route: RouteState, events: StepEvents, ending: Ending) -> None:
-    assert EndingJudge(CONFIG).judge(EGO, route, events, 0.05) is ending
-
-
-def test_blocked_needs_sixty_seconds_in_one_piece() -> None:
-    judge, standing = EndingJudge(CONFIG), replace(EGO, speed_mps=0.05)
-    for _ in range(1199):
-        assert judge.judge(standing, ROUTE, StepEvents(), 0.05) is Ending.NONE
-    assert judge.judge(EGO, ROUTE, StepEvents(), 0.05) is Ending.NONE  # it moved once
-    for _ in range(1199):
-        assert judge.judge(standing, ROUTE, StepEvents(), 0.05) is Ending.NONE
-    assert judge.judge(standing, ROUTE, StepEvents(), 0.05) is Ending.BLOCKED
+def test_endings(collided: bool, arrived: bool, fresh: list[Kind], ending: Ending) -> None:
+    assert ending_of(collided=collided, arrived=arrived, fresh=fresh) is ending
 
 
 def test_the_lane_is_invaded_when_the_body_reaches_over_its_edge() -> None:
     assert not lane_invaded(replace(ROUTE, lane_offset_m=0.9), 1.0)
     assert lane_invaded(replace(ROUTE, lane_offset_m=-1.1), 1.0)
     assert not lane_invaded(replace(ROUTE, lane_offset_m=-1.1, at_junction=True), 1.0)
-
-
-def test_a_red_light_is_run_by_driving_out_of_its_box() -> None:
-    at_red = replace(EGO, light_id=7, light_is_red=True)
-    assert red_light_run(at_red, EGO)
-    assert not red_light_run(at_red, at_red)
-    assert not red_light_run(at_red, replace(at_red, light_is_red=False))  # it turned green
-    assert not red_light_run(replace(at_red, light_is_red=False), EGO)
-    assert not red_light_run(at_red, replace(EGO, velocity_mps=(-2.0, 0.0, 0.0)))  # it backed out

@@ -28,9 +28,10 @@ from zmqcarla.workers.episode import CHASE, Episode, Moment
 from zmqcarla.workers.observation import Observation, Observer
 from zmqcarla.workers.readings import write_rgb
 from zmqcarla.workers.reward import StepFacts, make_reward
+from zmqcarla.workers.routes import RouteSpec, read_routes, same_town
 from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
 from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
-from zmqcarla.workers.termination import Ending, EndingJudge
+from zmqcarla.workers.termination import Ending, ending_of
 
 
 class CarlaEnv(gymnasium.Env[Observation, Any]):
@@ -42,7 +43,9 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
     `info` after reset and step: "frame" (ticks since the reset), "simulator" ("embedded" or "carla"),
     "route_completion" (percent), "route_length_m", "distance_to_goal_m", "lane_offset_m", "lane_width_m", "speed_mps",
     "collided_with", "ran_red_light", "lane_invasion", "terminated_by" (see `Ending`), "reward_terms" (empty after
-    reset). After reset also "map", "weather", "spawn_point", "goal_x_m", "goal_y_m".
+    reset), "driving_score" ("partial_score" where scenarios were skipped), "infraction_penalty", "infractions" (so
+    far). After reset also "map", "weather", "spawn_point", "goal_x_m", "goal_y_m", "route_id", "skipped_scenarios",
+    "traffic". With the last step also "episode_summary" (see `Score.summary`).
 
     Attributes:
         config: the settings.
@@ -89,6 +92,8 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
+        self._difficulty = self.config.difficulty
+        self._routes = () if self.config.routes is None else read_routes(self.config.routes)
         if self.config.connect is None and self._simulator == "carla":
             carla_script(self.config.root)
         if self.config.connect is None and self.config.simulator is None and self._simulator == "embedded":
@@ -102,7 +107,8 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         Args:
             seed: fixes spawn point, goal and weather of this and the following episodes.
             options: "spawn_point": index; "goal": index of a spawn point or (x, y, z) in metres; "route_length_m":
-                least length of a random route. What is missing is drawn.
+                least length of a random route; "route": id in the route file; "difficulty": for this episode. What
+                is missing is drawn.
 
         Raises:
             SimulatorError: the server cannot be started or reached, or does not answer.
@@ -111,9 +117,13 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         super().reset(seed=seed)
         self._end_episode()
         session = self._open()
+        chosen_options = {"difficulty": self.difficulty, **(options or {})}
+        spec = self._choose_route(session, chosen_options)
+        if seed is not None:
+            # A Traffic Manager carries over more from earlier episodes than its seed sets anew.
+            session.end_traffic()
         session.restart_lights()
-        self.episode = Episode(session, self.config, self.np_random, options or {})
-        self._judge = EndingJudge(self.config)
+        self.episode = Episode(session, self.config, self.np_random, chosen_options, spec)
         self._steps = 0
         self._steer = 0.0
         self.moment = self.episode.begin()
@@ -129,6 +139,9 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             "spawn_point": scene.spawn_point,
             "goal_x_m": goal_x_m,
             "goal_y_m": goal_y_m,
+            "route_id": "" if spec is None else spec.route_id,
+            "skipped_scenarios": list(self.episode.score.skipped),
+            "traffic": dataclasses.asdict(self.episode.traffic.counts),
         }
         return self._observation(), {**self._info(Ending.NONE, {}), **chosen}
 
@@ -146,8 +159,9 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         before_percent = self.moment.route.completion_percent
         self.moment = moment = self.episode.step(control)
         self._steps += 1
-        passed_s = self.config.delta_s * self.config.frame_skip
-        ending = self._judge.judge(moment.ego, moment.route, moment.events, passed_s)
+        score = self.episode.score
+        collided = moment.events.collision and self.config.terminate_on_collision
+        ending = ending_of(collided=collided, arrived=moment.route.arrived, fresh=score.fresh)
         steering_change, self._steer = abs(float(control[0]) - self._steer), float(control[0])
         completed_percent = moment.route.completion_percent - before_percent
         terms = self._reward(
@@ -155,7 +169,12 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         )
         terminated = ending is not Ending.NONE
         truncated = self._steps >= self.config.max_steps
-        return self._observation(), float(sum(terms.values())), terminated, truncated, self._info(ending, terms)
+        if terminated or truncated:
+            score.finish()
+        info = self._info(ending, terms)
+        if terminated or truncated:
+            info["episode_summary"] = self._summary()
+        return self._observation(), float(sum(terms.values())), terminated, truncated, info
 
     def bind_out(self, views: Observation) -> None:
         """Take the arrays for the next observation, which reset or step then writes into and returns.
@@ -183,6 +202,23 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         """Destroy the actors, give the clock back, end an own server; a second call does nothing."""
         self._end_episode()
         self._disconnect()
+
+    @property
+    def difficulty(self) -> float:
+        """Share of the configured traffic that the following episodes get, 0 to 1."""
+        return self._difficulty
+
+    @difficulty.setter
+    def difficulty(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"difficulty: expected a number between 0 and 1, found {value!r}")
+        self._difficulty = float(value)
+
+    def route_line(self) -> NDArray[np.float64]:
+        """Return the line of the running episode's route, for drawing: float64 (k, 2), metres, world frame."""
+        if self.episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before route_line(), found no running episode")
+        return self.episode.scene.route.xy_m
 
     def lane_lines(self) -> list[NDArray[np.float64]]:
         """Return the centre line of every lane of the map, for drawing: float64 (k, 2) each, metres, world frame."""
@@ -212,8 +248,37 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             "ran_red_light": moment.events.ran_red_light,
             "lane_invasion": moment.events.lane_invasion,
             "terminated_by": ending.value,
+            self.episode.score.value_name: self.episode.score.value,
+            "infraction_penalty": self.episode.score.penalty,
+            "infractions": [each.as_info() for each in self.episode.score.infractions],
             "reward_terms": terms,
         }
+
+    def _summary(self) -> dict[str, Any]:
+        assert self.episode is not None
+        scene, session = self.episode.scene, self.session
+        route_id = "" if scene.spec is None else scene.spec.route_id
+        town = "" if session is None else session.town
+        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m)}
+
+    def _choose_route(self, session: Session, options: dict[str, Any]) -> RouteSpec | None:
+        """Return the route of the file that the options name, or a random one of the town; load its town."""
+        wanted = options.get("route")
+        if not self._routes:
+            if wanted is not None:
+                raise ValueError(f"options['route']: expected a route file in the setting `routes`, found {wanted!r}")
+            return None
+        if wanted is None:
+            here = [spec for spec in self._routes if same_town(spec.town, session.town)] or list(self._routes)
+            spec = here[int(self.np_random.integers(len(here)))]
+        else:
+            found = [spec for spec in self._routes if spec.route_id == str(wanted)]
+            if not found:
+                ids = ", ".join(spec.route_id for spec in self._routes)
+                raise ValueError(f"options['route']: expected one of {ids}, found {wanted!r}")
+            spec = found[0]
+        session.enter(spec.town)
+        return spec
 
     def _open(self) -> Session:
         """Return the session, starting the server and connecting to it when there is none that works."""

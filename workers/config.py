@@ -89,6 +89,33 @@ class CarlaEnvConfig:
     terminate_on_collision: bool = True
     """Whether a collision ends the episode."""
 
+    routes: str | None = None
+    """Path of a Leaderboard route file; each episode then drives one of its routes. None draws random routes."""
+
+    traffic_vehicles: int = 0
+    """Other vehicles, driven by the Traffic Manager; fewer where there is no room."""
+
+    traffic_walkers: int = 0
+    """Pedestrians that walk to random places."""
+
+    parked_vehicles: int = 0
+    """Vehicles that stand beside the road; none on a map without parking lanes and wide shoulders."""
+
+    difficulty: float = 1.0
+    """Share of the traffic above that an episode gets, 0 to 1; `set_attr("difficulty", ...)` changes it."""
+
+    traffic_speed_percent: float = 100.0
+    """Speed of the other vehicles in percent of the speed limit."""
+
+    traffic_gap_m: float = 2.5
+    """Distance that the other vehicles keep from the one ahead."""
+
+    traffic_ignores_lights_percent: float = 0.0
+    """Share of the other vehicles' red lights that they do not stop at."""
+
+    traffic_manager_port: int | None = None
+    """Port of the Traffic Manager, which lives in this process; None takes the server's port + 3."""
+
     gpu: int = 0
     """Graphics adapter for a CARLA that the env starts itself."""
 
@@ -106,6 +133,13 @@ class CarlaEnvConfig:
             _expect(name, getattr(self, name), getattr(self, name) > 0.0, "a number above 0")
         for name in ("max_steps", "frame_skip"):
             _expect(name, getattr(self, name), getattr(self, name) >= 1, "a whole number of at least 1")
+        for name in ("traffic_vehicles", "traffic_walkers", "parked_vehicles", "traffic_gap_m"):
+            _expect(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
+        _expect("difficulty", self.difficulty, 0.0 <= self.difficulty <= 1.0, "a number between 0 and 1")
+        share = self.traffic_ignores_lights_percent
+        _expect("traffic_ignores_lights_percent", share, 0.0 <= share <= 100.0, "a number between 0 and 100")
+        speed = self.traffic_speed_percent
+        _expect("traffic_speed_percent", speed, 0.0 < speed <= 200.0, "a number above 0 and up to 200")
         # CARLA's physics cannot substep further: ten substeps of 0.01 s.
         _expect("delta_s", self.delta_s, self.delta_s <= 0.1, "at most 0.1 s per tick")
         size = tuple(self.image_size)

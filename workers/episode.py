@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
 from zmqcarla.workers.config import CarlaEnvConfig
+from zmqcarla.workers.criteria.base import Hit, Kind, Tick
+from zmqcarla.workers.criteria.collisions import Collisions
+from zmqcarla.workers.criteria.lanes import OutsideLanes
+from zmqcarla.workers.criteria.progress import MinimumSpeed, RouteDeviation, RouteTimeout, VehicleBlocked
+from zmqcarla.workers.criteria.signs import RedLights, StopSigns
 from zmqcarla.workers.ego import EgoState, read_ego
-from zmqcarla.workers.events import StepEvents, lane_invaded, red_light_run
-from zmqcarla.workers.navigation import Route, RouteState, RouteTracker, plan_route, random_route
+from zmqcarla.workers.events import StepEvents, lane_invaded
+from zmqcarla.workers.navigation import Route, RouteState, RouteTracker, plan_route, random_route, route_through
 from zmqcarla.workers.presets import chase_view
+from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.score import Score
 from zmqcarla.workers.sensor_specs import parse_sensors
 from zmqcarla.workers.sensors import Readings, SensorRig
 from zmqcarla.workers.session import Session
+from zmqcarla.workers.traffic import Traffic, TrafficCounts
 
 EGO_BLUEPRINT = "vehicle.tesla.model3"
 WEATHERS = (
@@ -38,10 +46,13 @@ WEATHERS = (
 CHASE = ""
 """Key of the view from behind among the readings; no sensor of the observation can have it."""
 
-OPTIONS = frozenset({"spawn_point", "goal", "route_length_m"})
+OPTIONS = frozenset({"spawn_point", "goal", "route_length_m", "route", "difficulty"})
 
 # A car is spawned a little above the road and needs some ticks to stand on it.
 _SETTLE_TICKS = 8
+_SPAWN_HEIGHT_M = 0.5
+FILE_WEATHER = "route file"
+"""`Scene.weather` of a route from a file, whose weather may change on the way."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +76,19 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """What was chosen for an episode."""
+    """What was chosen for an episode.
+
+    Attributes:
+        spawn_point: index of the map's spawn point, -1 for a route from a file.
+        weather: name of a preset, or `FILE_WEATHER`.
+        route: the line to drive.
+        spec: the route of the file, None for a random one.
+    """
 
     spawn_point: int
     weather: str
     route: Route
+    spec: RouteSpec | None = None
 
 
 class Episode:
@@ -80,10 +99,17 @@ class Episode:
         ticks: simulator ticks since the first moment.
         vehicle: the ego as the `carla` client knows it.
         sensors: of the ego; None after the end.
+        traffic: the other road users.
+        score: what is counted against the driver.
     """
 
     def __init__(
-        self, session: Session, config: CarlaEnvConfig, rng: np.random.Generator, options: Mapping[str, Any]
+        self,
+        session: Session,
+        config: CarlaEnvConfig,
+        rng: np.random.Generator,
+        options: Mapping[str, Any],
+        spec: RouteSpec | None = None,
     ) -> None:
         """Choose the scene and spawn the ego.
 
@@ -92,7 +118,8 @@ class Episode:
             config: settings of the env.
             rng: draws spawn point, weather and goal.
             options: "spawn_point" (index), "goal" (index of a spawn point, or x, y, z in metres) and "route_length_m"
-                replace the random choice.
+                replace the random choice; "difficulty" the config's; "route" is the caller's.
+            spec: a route from a file, in the session's town; None makes a random one.
 
         Raises:
             ValueError: an option is unknown or cannot be met.
@@ -106,8 +133,14 @@ class Episode:
         self.vehicle: Any = None
         self.sensors: SensorRig | None = None
         self.ticks = 0
+        self._weather_percent = 0
+        difficulty = float(options.get("difficulty", config.difficulty))
+        if not 0.0 <= difficulty <= 1.0:
+            raise ValueError(f"options['difficulty']: expected a number between 0 and 1, found {difficulty:g}")
+        self.traffic = Traffic(session, config, TrafficCounts.of(config, difficulty))
         try:
-            self.scene = self._choose_scene(rng, options)
+            self.scene = self._choose_scene(rng, options) if spec is None else self._scene_of(spec)
+            self.traffic.spawn(rng, self._start)
             self._start_sensors()
         except BaseException:
             self.end()
@@ -117,12 +150,15 @@ class Episode:
         """Let the vehicle settle on the road and return the first moment."""
         self.vehicle.apply_control(carla.VehicleControl(brake=1.0))
         frame = 0
-        for _ in range(_SETTLE_TICKS):
+        for k in range(_SETTLE_TICKS):
             frame = self._session.tick()
+            if k == 0:
+                self.traffic.begin()
         self._ego = self._read_ego()
         x_m, y_m, _ = self._ego.position_m
         self._tracker = RouteTracker(self.scene.route, x_m, y_m)
-        moment = self._look(frame, ran_red_light=False)
+        self.score = self._new_score()
+        moment = self._look(frame, [])
         # Touching the ground for the first time is no collision.
         return replace(moment, events=StepEvents(), collided_with="")
 
@@ -140,13 +176,15 @@ class Episode:
         self.vehicle.apply_control(
             carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
         )
-        ran_red_light, frame = False, 0
+        ticks: list[Tick] = []
         for _ in range(self._config.frame_skip):
             frame = self._session.tick()
             self.ticks += 1
-            before, self._ego = self._ego, self._read_ego()
-            ran_red_light = ran_red_light or red_light_run(before, self._ego)
-        return self._look(frame, ran_red_light)
+            self._ego = self._read_ego()
+            ticks.append(self._read_tick(frame))
+        moment = self._look(ticks[-1].frame, ticks)
+        self._change_weather(moment.route.completion_percent)
+        return moment
 
     def end(self) -> None:
         """Stop the sensors and destroy the actors; a second call does nothing."""
@@ -154,6 +192,7 @@ class Episode:
         if self.sensors is not None:
             actor_ids += self.sensors.actor_ids
             self.sensors.stop()
+        actor_ids += self.traffic.stop()
         if self.vehicle is not None:
             actor_ids.append(int(self.vehicle.id))
         self.sensors = self.vehicle = None
@@ -170,18 +209,60 @@ class Episode:
             )
         return read_ego(self.vehicle)
 
-    def _look(self, frame: int, ran_red_light: bool) -> Moment:
+    def _read_tick(self, frame: int) -> Tick:
+        ego = self._ego
+        s_m, offset_m = self._tracker.follow(*ego.position_m[:2])
+        return Tick(
+            frame=frame,
+            time_s=self.ticks * self._config.delta_s,
+            position_m=ego.position_m,
+            yaw_deg=ego.rotation_deg[2],
+            speed_mps=ego.speed_mps,
+            forward_mps=ego.velocity_mps[0],
+            speed_limit_mps=ego.speed_limit_mps,
+            s_m=s_m,
+            offset_m=offset_m,
+            red_lights=self._session.surroundings.red_lights(ego.position_m),
+            traffic_mps=self.traffic.mean_speed_mps(),
+        )
+
+    def _new_score(self) -> Score:
+        carla_map, surroundings = self._session.map, self._session.surroundings
+        start_s_m, length_m = self._tracker.start_s_m, self.scene.route.length_m
+        criteria = [
+            Collisions(),
+            RedLights(carla_map, surroundings.lights, self._half_length_m),
+            StopSigns(carla_map, surroundings.signs),
+            OutsideLanes(carla_map, start_s_m),
+            MinimumSpeed(length_m),
+            RouteDeviation(self._config.off_route_m, length_m),
+            VehicleBlocked(self._config.blocked_s),
+            RouteTimeout(start_s_m),
+        ]
+        spec = self.scene.spec
+        return Score(criteria, () if spec is None else [f"{each.name} ({each.kind})" for each in spec.scenarios])
+
+    def _change_weather(self, completion_percent: float) -> None:
+        spec = self.scene.spec
+        percent = int(completion_percent)
+        if spec is None or len(spec.weathers) < 2 or percent == self._weather_percent:
+            return
+        self._weather_percent = percent
+        self._session.world.set_weather(carla.WeatherParameters(**spec.weather_at(percent)))
+
+    def _look(self, frame: int, ticks: Sequence[Tick]) -> Moment:
         assert self.sensors is not None
         x_m, y_m, _ = self._ego.position_m
         # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
         readings, hits = self.sensors.read(frame, self._config.timeout)
+        self.score.update(_with_hits(ticks, hits), route.completion_percent)
         events = StepEvents(
             collision=bool(hits),
             lane_invasion=lane_invaded(route, self._half_width_m),
-            ran_red_light=ran_red_light,
+            ran_red_light=Kind.RED_LIGHT in self.score.fresh,
         )
-        return Moment(readings, self._ego, route, events, hits[0] if hits else "")
+        return Moment(readings, self._ego, route, events, hits[0].actor_type if hits else "")
 
     def _choose_scene(self, rng: np.random.Generator, options: Mapping[str, Any]) -> Scene:
         places: Sequence[Any] = self._session.map.get_spawn_points()
@@ -193,7 +274,7 @@ class Episode:
         if wanted is not None:
             order = [_index("spawn_point", wanted, len(places))]
         self._session.world.set_weather(getattr(carla.WeatherParameters, weather))
-        spawn_point = self._spawn(places, order)
+        spawn_point = order[self._spawn([places[k] for k in order])]
         return Scene(spawn_point, weather, self._route(places, spawn_point, rng, options))
 
     def _route(
@@ -210,19 +291,31 @@ class Episode:
             goal = places[_index("goal", goal, len(places))].location
         return plan_route(graph, start, graph.locate(*_xyz(goal)))
 
-    def _spawn(self, places: Sequence[Any], order: Sequence[int]) -> int:
-        """Spawn the ego at the first place of `order` that is free and return its index."""
+    def _scene_of(self, spec: RouteSpec) -> Scene:
+        graph = self._session.graph
+        route = route_through(graph, spec.keypoints_m)
+        start = graph.locate(*spec.keypoints_m[0])
+        x_m, y_m, z_m = graph.xyz_m[start]
+        place = carla.Location(float(x_m), float(y_m), float(z_m) + _SPAWN_HEIGHT_M)
+        self._session.world.set_weather(carla.WeatherParameters(**spec.weather_at(0.0)))
+        self._spawn([carla.Transform(place, carla.Rotation(yaw=float(graph.yaw_deg[start])))])
+        return Scene(-1, FILE_WEATHER, route, spec)
+
+    def _spawn(self, places: Sequence[Any]) -> int:
+        """Spawn the ego at the first of the places that is free and return its index."""
         world = self._session.world
         blueprint = world.get_blueprint_library().find(EGO_BLUEPRINT)
         blueprint.set_attribute("role_name", "hero")
-        for index in order:
+        for index, place in enumerate(places):
             with self._session.answers("spawn_actor"):
-                self.vehicle = world.try_spawn_actor(blueprint, places[index])
+                self.vehicle = world.try_spawn_actor(blueprint, place)
             if self.vehicle is not None:
-                self._half_width_m = float(self.vehicle.bounding_box.extent.y)
+                extent = self.vehicle.bounding_box.extent
+                self._half_length_m, self._half_width_m = float(extent.x), float(extent.y)
+                self._start = place.location
                 return index
         raise SimulatorError(
-            f"expected a free spawn point among {len(order)}, found all of them occupied; "
+            f"expected a free spawn point among {len(places)}, found all of them occupied; "
             "remove other vehicles or choose another spawn_point"
         )
 
@@ -233,6 +326,17 @@ class Episode:
                 (chase,) = parse_sensors([chase_view(*self._config.image_size)], self._config.delta_s, ())
                 specs += (replace(chase, id=CHASE),)
             self.sensors = SensorRig(self._session.world, self.vehicle, specs)
+
+
+def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:
+    """Give each tick the messages of its frame; what came between two steps counts with the first tick."""
+    if not hits or not ticks:
+        return list(ticks)
+    frames = [tick.frame for tick in ticks]
+    by_frame: dict[int, list[Hit]] = {}
+    for hit in hits:
+        by_frame.setdefault(hit.frame if hit.frame in frames else frames[0], []).append(hit)
+    return [replace(tick, hits=tuple(by_frame.get(tick.frame, ()))) for tick in ticks]
 
 
 def _index(name: str, value: Any, count: int) -> int:

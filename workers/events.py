@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zmqcarla.workers.ego import EgoState
 from zmqcarla.workers.navigation import RouteState
 
 
@@ -15,7 +14,7 @@ class StepEvents:
     Attributes:
         collision: the vehicle hit something.
         lane_invasion: outside junctions, its body reaches over the edge of the route's lane.
-        ran_red_light: it left the box of a light that was red until then.
+        ran_red_light: it crossed the stop line of a red light, as `criteria.signs.RedLights` sees it.
     """
 
     collision: bool = False
@@ -32,9 +31,3 @@ def lane_invaded(route: RouteState, ego_half_width_m: float) -> bool:
     if route.at_junction:
         return False
     return abs(route.lane_offset_m) + ego_half_width_m > route.lane_width_m / 2.0
-
-
-def red_light_run(before: EgoState, after: EgoState) -> bool:
-    """Return whether the vehicle drove out of a red light's box between two ticks."""
-    left_the_box = before.light_id is not None and after.light_id != before.light_id
-    return left_the_box and before.light_is_red and after.velocity_mps[0] > 0.5

@@ -15,6 +15,7 @@ from typing import Any, Final
 import carla
 
 from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
+from zmqcarla.workers.criteria.base import Hit
 from zmqcarla.workers.sensor_specs import SPEEDOMETER, SensorSpec
 
 Readings = dict[str, tuple[Any, int]]
@@ -111,20 +112,22 @@ class CollisionLog:
         """The sensor's actor id."""
         return int(self._sensor.id)
 
-    def take(self) -> list[str]:
-        """Return what was hit since the last call, as actor types such as "vehicle.audi.tt" or "static.wall".
+    def take(self) -> list[Hit]:
+        """Return what was hit since the last call.
 
         A collision has no message when it does not happen, so nothing can be waited for. The simulator sends it
         before the other measurements of the same tick, and the client's one I/O thread keeps that order: call this
         after `SensorStream.reading` of a sensor that was started after this log.
         """
-        types: list[str] = []
+        hits: list[Hit] = []
         while True:
             try:
-                hit = self._hits.get_nowait()
+                event = self._hits.get_nowait()
             except queue.Empty:
-                return types
-            types.append("unknown" if hit.other_actor is None else str(hit.other_actor.type_id))
+                return hits
+            other = event.other_actor
+            actor_id, actor_type = (0, "unknown") if other is None else (int(other.id), str(other.type_id))
+            hits.append(Hit(int(event.frame), actor_id, actor_type))
 
     def stop(self) -> None:
         """Stop the stream; must come before the actor is destroyed."""
@@ -167,7 +170,7 @@ class SensorRig:
         """Of all sensors."""
         return [started.actor_id for started in self._started]
 
-    def read(self, frame: int, timeout_s: float) -> tuple[Readings, list[str]]:
+    def read(self, frame: int, timeout_s: float) -> tuple[Readings, list[Hit]]:
         """Return all measurements of a tick, and what was hit since the last call.
 
         Raises:

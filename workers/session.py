@@ -24,6 +24,8 @@ from zmqcarla.broker.errors import (
 )
 from zmqcarla.workers.bev_ground import RoadLines
 from zmqcarla.workers.lane_graph import LaneGraph
+from zmqcarla.workers.routes import same_town
+from zmqcarla.workers.surroundings import Surroundings
 
 _PROBE_TIMEOUT_S = 5.0
 
@@ -34,7 +36,9 @@ class Session:
     Attributes:
         world: the loaded world.
         map: its road network.
+        town: name of the map, or stem of its OpenDRIVE file.
         graph: the lanes of that map.
+        surroundings: its lights and signs.
         lost: whether the server once failed to answer; such a session is to be thrown away.
     """
 
@@ -59,14 +63,66 @@ class Session:
         with self.answers("get_world"):
             self.world: Any = self._client.get_world()
             self.map: Any = self.world.get_map()
+        self._address = host, port
+        self._traffic_manager: Any = None
         self._load(map_wanted)
-        self.graph = LaneGraph(self.map)
+        # A world made from an OpenDRIVE text has a name of the server's own.
+        by_file = map_wanted is not None and is_opendrive_path(map_wanted)
+        self.town = Path(map_wanted).stem if map_wanted is not None and by_file else town_name(self.map.name)
+        self._read_map()
         self._take_clock()
 
     @functools.cached_property
     def road_lines(self) -> RoadLines:
         """The lanes of the map, for bird's-eye views."""
         return RoadLines(self.map)
+
+    def enter(self, town: str) -> None:
+        """Load the map of a town unless it is there.
+
+        Raises:
+            MapNotFoundError: the server does not have it.
+        """
+        if same_town(self.town, town):
+            return
+        self.end_traffic()
+        self._load_town(town)
+        self.town = town_name(self.map.name)
+        self._read_map()
+        self._take_clock()
+
+    def traffic_manager(self, port: int | None) -> Any:
+        """Return the Traffic Manager of this client, in synchronous mode; it is started by the first call.
+
+        Args:
+            port: where it listens; None takes the server's port + 3.
+
+        Raises:
+            SimulatorStartError: the port is taken.
+        """
+        if self._traffic_manager is None:
+            chosen = self._address[1] + 3 if port is None else port
+            try:
+                self._traffic_manager = self._client.get_trafficmanager(chosen)
+                self._traffic_manager.set_synchronous_mode(True)
+            except RuntimeError as error:
+                raise SimulatorStartError(
+                    f"expected port {chosen} to be free for the Traffic Manager, found {error}; "
+                    "choose another `traffic_manager_port`"
+                ) from error
+        return self._traffic_manager
+
+    def end_traffic(self) -> None:
+        """Shut the Traffic Manager down; it must not outlive its world."""
+        manager, self._traffic_manager = self._traffic_manager, None
+        if manager is not None and not self.lost:
+            manager.shut_down()
+
+    def batch(self, commands: list[Any]) -> list[int | None]:
+        """Run commands in one round trip; return the actor id of each, None where it failed."""
+        with self.answers("apply_batch_sync"):
+            answers = self._client.apply_batch_sync(commands, False)
+        return [None if answer.error else int(answer.actor_id) for answer in answers]
 
     @contextlib.contextmanager
     def answers(self, call: str) -> Generator[None]:
@@ -106,11 +162,18 @@ class Session:
         """Give the clock back: the server runs on by itself. Does nothing on a server that stopped answering."""
         if self.lost:
             return
+        self.end_traffic()
         with contextlib.suppress(SimulatorTimeoutError), self.answers("apply_settings"):
             settings = self.world.get_settings()
             settings.synchronous_mode = False
             settings.fixed_delta_seconds = None
             self.world.apply_settings(settings)
+
+    def _read_map(self) -> None:
+        self.graph = LaneGraph(self.map)
+        self.__dict__.pop("road_lines", None)  # of the map before
+        with self.answers("get_actors"):
+            self.surroundings = Surroundings(self.world, self.map)
 
     def _take_clock(self) -> None:
         settings = self.world.get_settings()

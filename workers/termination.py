@@ -1,15 +1,11 @@
-"""When an episode ends by itself: route completed, collision, off route, blocked."""
+"""When an episode ends by itself: route completed, collision, off route, blocked, out of time."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 
-from zmqcarla.workers.config import CarlaEnvConfig
-from zmqcarla.workers.ego import EgoState
-from zmqcarla.workers.events import StepEvents
-from zmqcarla.workers.navigation import RouteState
-
-_STANDING_MPS = 0.1
+from zmqcarla.workers.criteria.base import Kind
 
 
 class Ending(str, Enum):
@@ -20,27 +16,25 @@ class Ending(str, Enum):
     COLLISION = "collision"
     OFF_ROUTE = "off_route"
     BLOCKED = "blocked"
+    ROUTE_TIMEOUT = "route_timeout"
 
 
-class EndingJudge:
-    """Decides after each step of one episode whether it is over."""
+def ending_of(*, collided: bool, arrived: bool, fresh: Collection[Kind]) -> Ending:
+    """Return the ending after a step.
 
-    def __init__(self, config: CarlaEnvConfig) -> None:
-        self._config = config
-        self._standing_s = 0.0
+    An infraction in the step that reaches the goal counts before the goal, as long as the vehicle could act on it.
 
-    def judge(self, ego: EgoState, route: RouteState, events: StepEvents, passed_s: float) -> Ending:
-        """Return the ending after a step of `passed_s` simulated seconds.
-
-        An infraction in the step that reaches the goal counts before the goal.
-        """
-        self._standing_s = self._standing_s + passed_s if ego.speed_mps < _STANDING_MPS else 0.0
-        if events.collision and self._config.terminate_on_collision:
-            return Ending.COLLISION
-        if abs(route.lane_offset_m) > self._config.off_route_m:
-            return Ending.OFF_ROUTE
-        if route.arrived:
-            return Ending.ROUTE_COMPLETED
-        if self._standing_s >= self._config.blocked_s - 1e-6:
-            return Ending.BLOCKED
-        return Ending.NONE
+    Args:
+        collided: it hit something, and that ends the episode.
+        arrived: it reached the goal.
+        fresh: what was counted against it in this step.
+    """
+    if collided:
+        return Ending.COLLISION
+    if Kind.ROUTE_DEVIATION in fresh:
+        return Ending.OFF_ROUTE
+    if arrived:
+        return Ending.ROUTE_COMPLETED
+    if Kind.VEHICLE_BLOCKED in fresh:
+        return Ending.BLOCKED
+    return Ending.ROUTE_TIMEOUT if Kind.ROUTE_TIMEOUT in fresh else Ending.NONE
