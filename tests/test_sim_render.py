@@ -280,3 +280,19 @@ def test_nothing_stands_on_a_lane() -> None:
     poles = [part["centre"][:2] for part in furniture(road_map) if part["kind"] == Kind.POLE and part["half"][2] > 1.0]
     for foot in [*(tree["foot"][:2] for tree in trees), *poles]:
         assert np.linalg.norm(roadway - foot, axis=1).min() > 1.75
+
+
+def test_a_road_without_markings_is_painted() -> None:
+    document = """<?xml version="1.0"?><OpenDRIVE><header revMajor="1" revMinor="4"/>
+<road name="" length="120" id="1" junction="-1"><link/>
+ <planView><geometry s="0" x="0" y="0" hdg="0" length="120"><line/></geometry></planView>
+ <lanes><laneSection s="0">
+  <left><lane id="1" type="driving"><width sOffset="0" a="4" b="0" c="0" d="0"/></lane></left>
+  <center><lane id="0" type="none"/></center>
+  <right><lane id="-1" type="driving"><width sOffset="0" a="4" b="0" c="0" d="0"/></lane></right>
+ </laneSection></lanes></road></OpenDRIVE>"""
+    renderer = Renderer(RoadMap.load("Bare", document))
+    out = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    pose = np.array([20.0, 2.0, 1.7, 0.0, 0.0, 0.0])
+    renderer.look(pose, FOV, WIDTH, HEIGHT, Scene(nobody(), np.zeros(0, np.uint8), Weather())).paint(out)
+    assert road_pixels(out).mean() > 0.15

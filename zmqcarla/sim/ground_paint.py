@@ -197,7 +197,7 @@ class GroundPainter:
         by_colour: dict[Colour, list[Floats]] = {_WHITE: [], _YELLOW: []}
         for strip in strips:
             starts = [strip.section.start_m + mark.s_offset_m for mark in strip.lane.marks]
-            for mark, start, end in zip(strip.lane.marks, starts, [*starts[1:], math.inf], strict=True):
+            for mark, start, end in zip(strip.lane.marks, starts, [*starts, math.inf][1:], strict=True):
                 part = strip.outer_m[(strip.s_m >= start - 0.5) & (strip.s_m <= end + 0.5), :2]
                 if len(part) < 2:
                     continue

@@ -106,10 +106,13 @@ class Simulation:
         heard = [s for s in due if streams.wanted(s.stream_id)]
         for sensor in sorted(heard, key=lambda s: s.SLOW):
             pose = world.table.pose(sensor.row)
-            for body in sensor.measure(world, self.studio):
-                size = sum(map(len, body))
-                head = wire.stream_head(sensor.KIND, world.frame, world.elapsed_s, pose, size)
-                streams.publish(sensor.stream_id, (head, *body), world.settings.synchronous)
+            try:
+                for body in sensor.measure(world, self.studio):
+                    size = sum(map(len, body))
+                    head = wire.stream_head(sensor.KIND, world.frame, world.elapsed_s, pose, size)
+                    streams.publish(sensor.stream_id, (head, *body), world.settings.synchronous)
+            except Exception:  # a fault of ours in one sensor must not hold the tick, for which all clients wait
+                log.exception("sensor %d (%s) measured nothing at frame %d", sensor.id, sensor.type_id, world.frame)
 
     # --------------------------------------------------------------------------------------------- free running
 
