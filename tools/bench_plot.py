@@ -49,14 +49,15 @@ def plot(rows: list[Row], path: Path) -> None:
     panels += [lambda axis: _plot_cpu(axis, rows)] if ran & {"image", "vector"} else []
     if not panels:
         return
-    columns = -(-len(panels) // 2)
-    figure = Figure(figsize=(5 * columns, 8.5), dpi=90, layout="constrained")
-    axes: Any = figure.subplots(2, columns, squeeze=False)
+    columns = max(2, -(-len(panels) // 2))
+    lines_of_panels = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 1 + 4 * lines_of_panels), dpi=90, layout="constrained")
+    axes: Any = figure.subplots(lines_of_panels, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, draw in zip(axes.flat, panels, strict=False):
         draw(axis)
-    figure.suptitle("A vector step of n envs that cost nothing: times faster than gymnasium's AsyncVectorEnv", size=15)
+    figure.suptitle("A vector step of n envs that cost nothing, against gymnasium's AsyncVectorEnv", size=14)
     figure.legend(lines.values(), [label(name) for name in lines], loc="outside lower center", ncols=4)
     figure.savefig(path)
     with Image.open(path) as drawn:
@@ -122,7 +123,7 @@ def _plot_cpu(axis: Any, rows: list[Row]) -> None:
         axis.bar_label(drawn, [f"{bar:.0f}" if bar else "" for bar in bars], padding=3, fontsize=8)
     axis.set_yticks(range(len(shown)), [label(name).replace("gymnasium ", "") for name in shown], fontsize=9)
     axis.set(
-        title=f"CPU time of all processes, us an env-step, n={n}", xscale="log", xlabel="strong: image, pale: vector"
+        title=f"CPU an env-step (us), n={n}", xscale="log", xlabel="strong: image, pale: vector"
     )
     axis.grid(alpha=0.3, axis="x")
 
