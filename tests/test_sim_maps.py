@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sim_process import carla, connect, running_sim
 
-from zmqcarla.sim.maps import CARLA_MAPS, MapShelf, folders_of
+from zmqcarla.sim.maps import CARLA_MAPS, SQUARES, MapShelf, folders_of
 from zmqcarla.sim.roads import MapError
+from zmqcarla.sim.scenery import grow
 from zmqcarla.sim.town import generate_town
 
 
@@ -47,6 +49,17 @@ def test_names_list_what_can_be_loaded(folder: Path) -> None:
 def test_a_stand_in_is_told_to_be_one(caplog: pytest.LogCaptureFixture) -> None:
     assert MapShelf().get("Town07") is not None
     assert "a generated town stands in" in caplog.text
+
+
+def test_stand_ins_are_free_where_carlas_own_tests_drive() -> None:
+    for town, squares in SQUARES.items():
+        road_map = MapShelf().get(town)
+        assert road_map is not None
+        houses, trees = grow(road_map)
+        places = np.concatenate([houses["centre"], trees["foot"]])[:, :2]
+        assert len(places)
+        for left, top, right, bottom in squares:
+            assert not ((places > (left, top)) & (places < (right, bottom))).all(axis=1).any()
 
 
 def test_no_map_and_a_map_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from zmqcarla.sim.motorway import generate_motorway
-from zmqcarla.sim.roads import MapError, RoadMap
+from zmqcarla.sim.roads import Bounds, MapError, RoadMap
 from zmqcarla.sim.town import TOWN_NAME, generate_town
 
 log = logging.getLogger("zmqcarla.sim")
@@ -35,6 +35,11 @@ STAND_INS: Mapping[str, Callable[[], str]] = {
     "Town12": lambda: generate_town(5, seed=12),
     "Town13": lambda: generate_town(5, seed=13),
     "Town15": lambda: generate_town(4, seed=15),
+}
+# Places that CARLA's own tests know by their coordinates, where the real towns have wide roads
+SQUARES: Mapping[str, tuple[Bounds, ...]] = {
+    "Town03": ((20.0, -270.0, 165.0, -190.0),),
+    "Town05": ((20.0, -210.0, 45.0, 220.0),),
 }
 # those that CARLA ships without a layered twin
 _PLAIN_ONLY = frozenset({"Town11", "Town12", "Town13", "Town15"})
@@ -82,31 +87,32 @@ class MapShelf:
         Raises:
             MapError: its file cannot be read or is no usable OpenDRIVE document.
         """
-        road_map = self._loaded.get(name)
-        if road_map is None:
-            text = self._text(name)
-            if text is None:
-                return None
-            road_map = self._loaded[name] = RoadMap.load(name, text)
-        return road_map
+        if name not in self._loaded:
+            path = self._files.get(name) or self._files.get(_twin(name))
+            if path is not None:
+                self._loaded[name] = RoadMap.load(name, _read(name, path))
+            elif name == TOWN_NAME:
+                self._loaded[name] = RoadMap.load(name, generate_town())
+            elif name in _CARLA_NAMES:
+                self._loaded[name] = _stand_in(name)
+        return self._loaded.get(name)
 
-    def _text(self, name: str) -> str | None:
-        path = self._files.get(name) or self._files.get(_twin(name))
-        if path is not None:
-            try:
-                return path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise MapError(f"cannot read the map {name!r} ({path}): {error}") from error
-        if name == TOWN_NAME:
-            return generate_town()
-        if name in _CARLA_NAMES:
-            log.warning(
-                "map %s: no OpenDRIVE file of that name, so a generated town stands in for it (other streets, same "
-                "name); --maps DIR, ZMQCARLA_MAPS or CARLA_ROOT tell where CARLA's .xodr files are",
-                name,
-            )
-            return STAND_INS[name.removesuffix(_OPT)]()
-        return None
+
+def _read(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MapError(f"cannot read the map {name!r} ({path}): {error}") from error
+
+
+def _stand_in(name: str) -> RoadMap:
+    log.warning(
+        "map %s: no OpenDRIVE file of that name, so a generated town stands in for it (other streets, same name); "
+        "--maps DIR, ZMQCARLA_MAPS or CARLA_ROOT tell where CARLA's .xodr files are",
+        name,
+    )
+    town = name.removesuffix(_OPT)
+    return RoadMap.load(name, STAND_INS[town](), SQUARES.get(town, ()))
 
 
 def _twin(name: str) -> str:

@@ -36,6 +36,9 @@ _NARROWEST_LANE_M = 2.5
 LaneKey = tuple[int, int, int]
 """(road id, carla section id, lane id)."""
 
+Bounds = tuple[float, float, float, float]
+"""min_x, min_y, max_x, max_y."""
+
 
 def _lane_graph(
     carla_map: Any, strips: tuple[LaneStrip, ...]
@@ -185,6 +188,7 @@ class RoadMap:
         light_groups: By junction id: phases of OpenDRIVE light ids that are green together.
         georeference: (lat0, lon0), degrees.
         bounds_m: (min_x, min_y, max_x, max_y) of all lanes, CARLA frame.
+        squares_m: Rectangles in which nothing is built, each as bounds_m.
     """
 
     name: str
@@ -197,15 +201,17 @@ class RoadMap:
     signals: tuple[Signal, ...]
     light_groups: LightGroups
     georeference: tuple[float, float]
-    bounds_m: tuple[float, float, float, float]
+    bounds_m: Bounds
+    squares_m: tuple[Bounds, ...] = ()
 
     @classmethod
-    def load(cls, name: str, opendrive: str) -> RoadMap:
+    def load(cls, name: str, opendrive: str, squares_m: tuple[Bounds, ...] = ()) -> RoadMap:
         """Read a map.
 
         Args:
             name: What `world.get_map().name` will end in.
             opendrive: Text of an OpenDRIVE 1.4 document.
+            squares_m: Where to build nothing beside the roads.
 
         Raises:
             MapError: The text is not a usable OpenDRIVE document; see `MapError`.
@@ -235,6 +241,7 @@ class RoadMap:
             light_groups=group_lights(document, signals),
             georeference=document.georeference_deg,
             bounds_m=bounds_of(strips),
+            squares_m=squares_m,
         )
 
     def heights_m(self, xy_m: Floats, near_z_m: Floats | None = None) -> Floats:

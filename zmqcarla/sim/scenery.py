@@ -1,7 +1,7 @@
 """What stands beside the road: houses and trees from a seeded generator, poles, lamps and signs from the map's signals.
 
-Nothing is ever placed on a lane: an occupancy grid of one metre cells holds all lane surfaces, and each new thing is
-placed only where the grid is free. Houses line streets with pavements; faster roads get trees alone.
+Nothing is ever placed on a lane or a square: an occupancy grid of one metre cells holds all of them, and each new thing
+is placed only where the grid is free. Houses line streets with pavements; faster roads get trees alone.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class _Plot:
         for strip in road_map.strips:
             if strip.lane.lane_id and strip.lane.kind != "none":
                 self._mark(self._taken, strip.outline_m, (0, 0))
+        for left, top, right, bottom in road_map.squares_m:
+            self._mark(self._taken, np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), (0, 0))
         self._taken = np.asarray(cv2.dilate(self._taken, np.ones((3, 3), np.uint8)), np.uint8)
 
     def _mark(self, grid: NDArray[np.uint8], outline: Floats, corner: tuple[int, int]) -> None:
