@@ -122,9 +122,7 @@ def _plot_cpu(axis: Any, rows: list[Row]) -> None:
         )
         axis.bar_label(drawn, [f"{bar:.0f}" if bar else "" for bar in bars], padding=3, fontsize=8)
     axis.set_yticks(range(len(shown)), [label(name).replace("gymnasium ", "") for name in shown], fontsize=9)
-    axis.set(
-        title=f"CPU an env-step (us), n={n}", xscale="log", xlabel="strong: image, pale: vector"
-    )
+    axis.set(title=f"CPU an env-step (us), n={n}", xscale="log", xlabel="strong: image, pale: vector")
     axis.grid(alpha=0.3, axis="x")
 
 
