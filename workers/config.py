@@ -120,7 +120,7 @@ class CarlaEnvConfig:
     """Megabytes of memory for snapshots; when they are full, those used longest ago make room."""
 
     snapshot_folder: str | None = None
-    """Folder in which snapshots are written as well; it belongs to one env. "{port}" in it becomes the server's port."""
+    """Folder in which snapshots are written as well; it belongs to one env. "{port}" becomes the server's port."""
 
     gpu: int = 0
     """Graphics adapter for a CARLA that the env starts itself."""

@@ -142,9 +142,7 @@ def _gather(
     session.destroy(planned.extra)
     births = session.batch(birth_commands(planned.missing, wardrobe))
     new = {
-        body.body_id: actor_id
-        for body, actor_id in zip(planned.missing, births, strict=True)
-        if actor_id is not None
+        body.body_id: actor_id for body, actor_id in zip(planned.missing, births, strict=True) if actor_id is not None
     }
     return {ego_body_id: ego_id, **planned.kept, **new}, set(new.values())
 
