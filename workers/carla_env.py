@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -24,7 +24,7 @@ from zmqcarla.workers import ports
 from zmqcarla.workers.actions import action_space, checked_table, make_control
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
-from zmqcarla.workers.episode import CHASE, Episode, Moment
+from zmqcarla.workers.episode import CHASE, Episode, Moment, Scene
 from zmqcarla.workers.observation import Observation, Observer
 from zmqcarla.workers.readings import write_rgb
 from zmqcarla.workers.reward import StepFacts, make_reward
@@ -32,6 +32,29 @@ from zmqcarla.workers.routes import RouteSpec, read_routes, same_town
 from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
 from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
 from zmqcarla.workers.termination import Ending, ending_of
+
+
+class RunningEpisode(Protocol):
+    """What the env needs of an episode; see `Episode`."""
+
+    scene: Scene
+    ticks: int
+    vehicle: Any
+    sensors: Any
+    traffic: Any
+    score: Any
+
+    def begin(self) -> Moment:
+        """Return the first moment."""
+        ...
+
+    def step(self, action: NDArray[np.float32]) -> Moment:
+        """Drive one step; `action` is steer, throttle, brake."""
+        ...
+
+    def end(self) -> None:
+        """Destroy the actors; a second call does nothing."""
+        ...
 
 
 class CarlaEnv(gymnasium.Env[Observation, Any]):
@@ -88,7 +111,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         self._claim: ports.PortClaim | None = None
         self.server: Server | None = None
         self.session: Session | None = None
-        self.episode: Episode | None = None
+        self.episode: RunningEpisode | None = None
         self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
@@ -123,7 +146,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             # A Traffic Manager carries over more from earlier episodes than its seed sets anew.
             session.end_traffic()
         session.restart_lights()
-        self.episode = Episode(session, self.config, self.np_random, chosen_options, spec)
+        self.episode = self._new_episode(session, chosen_options, spec)
         self._steps = 0
         self._steer = 0.0
         self.moment = self.episode.begin()
@@ -260,6 +283,9 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
         return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m)}
+
+    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> RunningEpisode:
+        return Episode(session, self.config, self.np_random, options, spec)
 
     def _choose_route(self, session: Session, options: dict[str, Any]) -> RouteSpec | None:
         """Return the route of the file that the options name, or a random one of the town; load its town."""

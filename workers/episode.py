@@ -321,11 +321,16 @@ class Episode:
 
     def _start_sensors(self) -> None:
         with self._session.answers("spawn_actor"):
-            specs = self._config.sensor_specs
-            if self._config.render_mode is not None:
-                (chase,) = parse_sensors([chase_view(*self._config.image_size)], self._config.delta_s, ())
-                specs += (replace(chase, id=CHASE),)
-            self.sensors = SensorRig(self._session.world, self.vehicle, specs)
+            self.sensors = sensor_rig(self._session, self._config, self.vehicle)
+
+
+def sensor_rig(session: Session, config: CarlaEnvConfig, vehicle: Any) -> SensorRig:
+    """Spawn and start the sensors of the observation and, with a render mode, the view from behind."""
+    specs = config.sensor_specs
+    if config.render_mode is not None:
+        (chase,) = parse_sensors([chase_view(*config.image_size)], config.delta_s, ())
+        specs += (replace(chase, id=CHASE),)
+    return SensorRig(session.world, vehicle, specs)
 
 
 def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:

@@ -26,7 +26,15 @@ from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
 
 _OURS: Final = "zmqcarla/"
-_WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
+_WORKER_OWNS: Final = (
+    "connect",
+    "simulator",
+    "carla_root",
+    "leaderboard_root",
+    "scenario_runner_root",
+    "bench2drive_root",
+    "agents_root",
+)
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
 _TRANSPARENT_WRAPPERS: Final = (
     wrappers.OrderEnforcing,
