@@ -77,4 +77,5 @@ class LeaderboardEnv(CarlaEnv):
         if unknown:
             raise ValueError(f"options: expected only 'route', found {unknown}")
         assert spec is not None
-        return OfficialEpisode(session, self.config, checkout.load(self._roots), spec, self._traffic_manager_seed)
+        theirs = checkout.load(self._roots)
+        return OfficialEpisode(session, self.config, theirs, spec, self._traffic_manager_seed, self.np_random)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import random
 from dataclasses import replace
 from typing import Any, Final
 
@@ -51,7 +52,13 @@ class OfficialEpisode:
     """
 
     def __init__(
-        self, session: Session, config: CarlaEnvConfig, checkout: Checkout, spec: RouteSpec, seed: int
+        self,
+        session: Session,
+        config: CarlaEnvConfig,
+        checkout: Checkout,
+        spec: RouteSpec,
+        traffic_manager_seed: int,
+        rng: np.random.Generator,
     ) -> None:
         """Load the world and build the route scenario.
 
@@ -60,7 +67,8 @@ class OfficialEpisode:
             config: settings of the env.
             checkout: whose scenarios run.
             spec: the route as our own reader has it.
-            seed: of the Traffic Manager.
+            traffic_manager_seed: as the Leaderboard's option of this name.
+            rng: seeds the generators of the modules `random` and `numpy.random`, from which the scenarios draw.
 
         Raises:
             SimulatorError: the server does not answer, or lacks the town.
@@ -78,7 +86,9 @@ class OfficialEpisode:
         self._lockstep = Lockstep(config.timeout)
         self._ended = False
         try:
-            world = self._prepare_world(spec.town, seed)
+            random.seed(int(rng.integers(2**32)))
+            np.random.seed(int(rng.integers(2**32)))
+            world = self._prepare_world(spec.town, traffic_manager_seed)
             (route_config,) = checkout.parse_routes_file(config.routes, spec.route_id)
             route_config.index = 0
             with session.answers("the building of the route scenario"):
