@@ -23,9 +23,6 @@ SCENARIO_RUNNER: Final = "SCENARIO_RUNNER_ROOT"
 BENCH2DRIVE: Final = "BENCH2DRIVE_ROOT"
 CARLA: Final = "CARLA_ROOT"
 
-PACKAGES: Final = "py-trees==0.8.3, networkx, shapely, tabulate, dictor, simple-watchdog-timer, six, ephem, xmlschema"
-"""What the checkouts import and this package does not need; the extra `leaderboard` installs it."""
-
 
 class CheckoutError(RuntimeError):
     """A checkout is missing, is of another project, or cannot be imported."""
@@ -148,7 +145,7 @@ def _import(roots: Roots) -> Checkout:
         statistics = importlib.import_module("leaderboard.utils.statistics_manager")
     except ImportError as error:
         raise CheckoutError(
-            f"expected what the checkouts import, found {error}: pip install 'zmqcarla[leaderboard]' ({PACKAGES})"
+            f"expected what the checkouts import, found {error}: pip install 'zmqcarla[leaderboard]'"
         ) from error
     return Checkout(
         roots,
