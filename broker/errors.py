@@ -20,6 +20,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |  |- SpaceMismatchError          rows of one batch differ in their spaces       (ValueError)
     |  |- StaleRowError               a row of the batch does not carry this step's number
     |  `- RemoteEnvError              the env raised; carries the worker's traceback
+    |- SnapshotError                  a snapshot is unknown, or was made for something else
     |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError, TypeError)
     `- SimulatorError
        |- SimulatorStartError         the CARLA server did not come up
@@ -126,6 +127,10 @@ class RemoteEnvError(WorkerError):
         super().__init__(text)
         self.remote_type = remote_type
         self.remote_traceback = remote_traceback
+
+
+class SnapshotError(ZmqCarlaError):
+    """A snapshot is not known here, or cannot be read or restored here; the text says why."""
 
 
 class InvalidActionError(ZmqCarlaError, ValueError, TypeError):

@@ -33,7 +33,6 @@ from zmqcarla.contract import (
     check_call_name,
     check_same_spaces,
     chosen_rows,
-    generator,
     gone_error,
     masked_rows,
     remote_error,
@@ -49,6 +48,7 @@ from zmqcarla.rows import Batch, Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.spaces import build
+from zmqcarla.snapshots import SnapshotCalls
 from zmqcarla.step_times import StepTimes
 
 DEFAULT_TIMEOUT_S: Final = 600.0
@@ -58,7 +58,7 @@ _ATTEMPTS: Final = 3
 StepResult = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
-class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class VectorEnv(SnapshotCalls):
     """N envs in the workers of a pool.
 
     Args:
@@ -384,10 +384,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             raise
         return tuple(self._answers(outcomes))
 
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Read an attribute of every env."""
-        return self.call(name)
-
     def set_attr(self, name: str, values: Any, rows: Sequence[int] | None = None) -> None:
         """Set an attribute of each env, or of those of `rows`: one value for all, or a list or tuple with one a row."""
         self._assert_is_running()
@@ -398,19 +394,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._send_op("set_attr", asked, [self._lease.pack({"name": name, "value": value}) for value in each])
         self.call_wait()
 
-    def render(self) -> tuple[Any, ...] | None:
-        """Ask each env for a frame; one a row."""
-        return self.call("render")
-
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The seed of each env's random generator."""
-        return self.get_attr("np_random_seed")
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """A copy of each env's random generator."""
-        return tuple(generator(state) for state in self.get_attr("np_random.bit_generator.state"))
+    def lost_rows(self) -> list[int]:
+        """Rows whose worker died and that have no env until a reset or restore names them."""
+        return [int(row) for row in np.flatnonzero(self._states.rebuild)]
 
     def statistics(self) -> dict[str, Any]:
         """Rows, slots, copies because all slots were held, and where the time of the latest steps went.
@@ -475,8 +462,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._settled(self._abandoned.finish(self._timeout_s))
 
     def _send_op(self, op: str, rows: list[int], payloads: list[bytes]) -> None:
-        lost = [row for row in rows if self._states.rebuild[row]]
-        if lost:
+        if lost := [row for row in rows if self._states.rebuild[row]]:
             raise WorkerLostError(f"rows {lost} have no env, for their worker died: reset() brings them back")
         self._pending = (self._living_rows().send(rows, [op] * len(rows), payloads), -1, [])
         self._state = AsyncState.WAITING_CALL
