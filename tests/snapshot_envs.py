@@ -14,14 +14,16 @@ from gymnasium import spaces
 
 from zmqcarla.broker.errors import SnapshotError
 
-DIE, DIE_AT_RESTORE, DIE_AT_IMPORT, RAISE_AT_IMPORT = 7.0, 6.0, 5.0, 4.0
+DIE, DIE_AT_RESTORE, DIE_AT_IMPORT, RAISE_AT_IMPORT, RAISE = 7.0, 6.0, 5.0, 4.0, 3.0
 
 
 class WalkEnv(gymnasium.Env[dict[str, Any], np.ndarray[Any, Any]]):
-    """Position and random number; reward is the position; action[1] can ask for a death,
-    at once or later."""
+    """Position and random number; reward is the position; action[1] can ask for a death, at once or later.
 
-    def __init__(self, length: int = 1000, start: float = 0.0, text: bool = False) -> None:
+    The episode ends after `length` steps, or where the position is beyond `limit`.
+    """
+
+    def __init__(self, length: int = 1000, start: float = 0.0, text: bool = False, limit: float = np.inf) -> None:
         parts: dict[str, spaces.Space[Any]] = {
             "walk": spaces.Box(-np.inf, np.inf, (3,), np.float64),
             "count": spaces.Discrete(10_000),
@@ -33,6 +35,7 @@ class WalkEnv(gymnasium.Env[dict[str, Any], np.ndarray[Any, Any]]):
         self.render_mode = None
         self.length = length
         self.start = start
+        self.limit = limit
         self._snapshots: dict[str, dict[str, Any]] = {}
         self._steps, self._place, self._armed = -1, start, 0.0
 
@@ -59,18 +62,23 @@ class WalkEnv(gymnasium.Env[dict[str, Any], np.ndarray[Any, Any]]):
         state = self._known(snapshot)
         self._steps, self._place, self._draw = state["steps"], state["place"], state["draw"]
         self.np_random.bit_generator.state = copy.deepcopy(state["generator"])
-        return self._observe(), {"restore": {"level": level, "ended": self._steps >= self.length}}
+        return self._observe(), {"restore": {"level": level, "ended": self._ended()}}
 
     def step(self, action: np.ndarray[Any, Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        if not 0 <= self._steps < self.length:
+        if self._steps < 0 or self._ended():
             raise gymnasium.error.ResetNeeded("expected reset() before this step")
         self._armed = float(action[1])
+        if self._armed == RAISE:
+            raise KeyError("asked to raise")
         if self._armed == DIE:
             os.kill(os.getpid(), signal.SIGKILL)
         self._steps += 1
         self._draw = float(self.np_random.random())
         self._place = 0.5 * self._place + float(action[0]) + self._draw
-        return self._observe(), self._place, self._steps >= self.length, False, {"steps": self._steps}
+        return self._observe(), self._place, self._ended(), False, {"steps": self._steps}
+
+    def _ended(self) -> bool:
+        return self._steps >= self.length or abs(self._place) > self.limit
 
     def save_snapshot(self, name: str | None = None) -> str:
         if self._steps < 0:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from zmqcarla.actions import checked_actions
 from zmqcarla.broker.errors import CommandTimeoutError
-from zmqcarla.infos import AddInfo, batch_infos
+from zmqcarla.infos import add_info_for, batch_infos
 from zmqcarla.lease import Outcome
 from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
@@ -238,7 +238,7 @@ class FirstK:
         observations = self._rows.gather(self._where[ids], ids)
         for row in oldest:
             del self._done_ns[row]
-        received = batch_infos(infos, _Sized(k).add_info)
+        received = batch_infos(infos, add_info_for(k))
         received["env_id"], received["_env_id"] = ids.astype(np.int64), np.ones(k, np.bool_)
         return observations, batch.rewards[ids], terminated, truncated, received
 
@@ -263,11 +263,3 @@ class FirstK:
         self._ring.give_back(first)
         self._ring.give_back(second)
         self._slots = None
-
-
-class _Sized(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Gymnasium's rule for infos, for a batch of another size than the vector env's."""
-
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-        self.add_info: AddInfo = self._add_info
