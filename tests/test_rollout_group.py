@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import snapshot_envs
 from conftest import NewVecEnv
 from gymnasium.error import ResetNeeded
-from pools import Hosts
+from pools import Hosts, mortal_workers
 
 import zmqcarla
 from zmqcarla.broker.errors import InvalidActionError, SnapshotError, WorkerLostError
@@ -25,13 +23,8 @@ Actions = np.ndarray[Any, np.dtype[np.float32]]
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    with tempfile.TemporaryDirectory(prefix="zq-") as directory:
-        limits: dict[str, Any] = {"max_restarts": 1000, "stable_start_s": 0.0, "step_timeout_s": 10.0}
-        hosts = Hosts(Path(directory), workers=N, ttl_s=30.0, env_patterns=("snapshot_envs:*",), **limits)
-        try:
-            yield hosts
-        finally:
-            hosts.close()
+    with mortal_workers(N, "snapshot_envs:*") as hosts:
+        yield hosts
 
 
 @pytest.fixture

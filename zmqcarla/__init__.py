@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zmqcarla.async_vector_env import AsyncVectorEnv
     from zmqcarla.broker.errors import EmbeddedSimulatorWarning, ZmqCarlaError
     from zmqcarla.group_batch import GroupBatch
+    from zmqcarla.grpo import GRPOCarlaEnv
     from zmqcarla.make import make_env, make_vec_env
     from zmqcarla.rollout_group import RolloutGroup, step_groups
     from zmqcarla.vector_env import VectorEnv
@@ -31,6 +32,7 @@ _WHERE = {
     "AsyncVectorEnv": ("zmqcarla.async_vector_env", "AsyncVectorEnv"),
     "CarlaEnv": ("zmqcarla.workers.carla_env", "CarlaEnv"),
     "EmbeddedSimulatorWarning": ("zmqcarla.broker.errors", "EmbeddedSimulatorWarning"),
+    "GRPOCarlaEnv": ("zmqcarla.grpo", "GRPOCarlaEnv"),
     "GroupBatch": ("zmqcarla.group_batch", "GroupBatch"),
     "RolloutGroup": ("zmqcarla.rollout_group", "RolloutGroup"),
     "VectorEnv": ("zmqcarla.vector_env", "VectorEnv"),
@@ -45,6 +47,7 @@ __all__ = [
     "AsyncVectorEnv",
     "CarlaEnv",
     "EmbeddedSimulatorWarning",
+    "GRPOCarlaEnv",
     "GroupBatch",
     "RolloutGroup",
     "VectorEnv",
