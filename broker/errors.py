@@ -20,8 +20,8 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |  |- SpaceMismatchError          rows of one batch differ in their spaces       (ValueError)
     |  |- StaleRowError               a row of the batch does not carry this step's number
     |  `- RemoteEnvError              the env raised; carries the worker's traceback
-    |- SnapshotError                  a snapshot is unknown, or was made for something else
     |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError, TypeError)
+    |- SnapshotError                  a snapshot is not there, is broken, or of another world  (ValueError)
     `- SimulatorError
        |- SimulatorStartError         the CARLA server did not come up
        |- SimulatorTimeoutError       the CARLA server did not answer in time        (TimeoutError)
@@ -129,12 +129,12 @@ class RemoteEnvError(WorkerError):
         self.remote_traceback = remote_traceback
 
 
-class SnapshotError(ZmqCarlaError):
-    """A snapshot is not known here, or cannot be read or restored here; the text says why."""
-
-
 class InvalidActionError(ZmqCarlaError, ValueError, TypeError):
     """An action has the wrong shape or type, or holds NaN or infinity."""
+
+
+class SnapshotError(ZmqCarlaError, ValueError):
+    """A snapshot cannot be had: its id is unknown, its bytes are broken, or it is of another map, env or version."""
 
 
 class SimulatorError(ZmqCarlaError):
