@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zmqcarla.workers.carla_env import CarlaEnv, RunningEpisode
+from zmqcarla.workers.carla_env import CarlaEnv
+from zmqcarla.workers.episode import Episode
 from zmqcarla.workers.leaderboard import checkout
 from zmqcarla.workers.leaderboard.official_episode import OfficialEpisode
 from zmqcarla.workers.routes import RouteSpec
@@ -72,7 +73,7 @@ class LeaderboardEnv(CarlaEnv):
         self._traffic_manager_seed = traffic_manager_seed
         super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
 
-    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> RunningEpisode:
+    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         unknown = sorted(set(options) - {"route", "difficulty"})
         if unknown:
             raise ValueError(f"options: expected only 'route', found {unknown}")

@@ -19,11 +19,11 @@ import carla
 import numpy as np
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import SimulatorTimeoutError
+from zmqcarla.broker.errors import SimulatorTimeoutError, SnapshotError
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.criteria.base import Kind
 from zmqcarla.workers.ego import EgoState, read_ego
-from zmqcarla.workers.episode import FILE_WEATHER, Moment, Scene, sensor_rig
+from zmqcarla.workers.episode import FILE_WEATHER, Episode, Moment, Scene, sensor_rig
 from zmqcarla.workers.events import StepEvents, lane_invaded
 from zmqcarla.workers.leaderboard.checkout import Checkout
 from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
@@ -31,7 +31,7 @@ from zmqcarla.workers.leaderboard.official_score import OfficialScore
 from zmqcarla.workers.navigation import Route, RouteTracker
 from zmqcarla.workers.routes import RouteSpec
 from zmqcarla.workers.session import Session
-from zmqcarla.workers.traffic import TrafficCounts
+from zmqcarla.workers.traffic import Traffic, TrafficCounts
 
 _SENSOR_TICKS: Final = 10
 """How often the Leaderboard ticks between starting the agent's sensors and the first step."""
@@ -39,15 +39,15 @@ _BUILD_TICKS: Final = 20
 """Every how many ticks the scenarios near the ego are built: a second, as in the Leaderboard."""
 
 
-class OfficialEpisode:
-    """Owns a route scenario of the user's checkout; the counterpart of `zmqcarla.workers.episode.Episode`.
+class OfficialEpisode(Episode):
+    """Owns a route scenario of the user's checkout; an `Episode` in what it offers, and not in how it is made.
 
     Attributes:
         scene: weather and route.
         ticks: of the simulator since the first moment.
         vehicle: the ego as the `carla` client knows it.
         sensors: of the ego; None after the end.
-        traffic: what the counterpart says of its own traffic; here the scenarios bring theirs.
+        traffic: none of ours; the scenarios bring theirs.
         score: of the checkout's own statistics.
     """
 
@@ -78,7 +78,7 @@ class OfficialEpisode:
         self._session = session
         self._config = config
         self._checkout = checkout
-        self.traffic = _NoTraffic()
+        self.traffic = Traffic(session, config, TrafficCounts(0, 0, 0))
         self.ticks = 0
         self.vehicle: Any = None
         self.sensors: Any = None
@@ -97,7 +97,7 @@ class OfficialEpisode:
             extent = self.vehicle.bounding_box.extent
             self._half_width_m = float(extent.y)
             self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
-            self.score = OfficialScore(checkout, self._scenario, _names(spec))
+            self.score: OfficialScore = OfficialScore(checkout, self._scenario, _names(spec))
             checkout.game_time.restart()
             with session.answers("spawn_actor"):
                 self.sensors = sensor_rig(session, config, self.vehicle)
@@ -128,8 +128,8 @@ class OfficialEpisode:
         frame = self._tick()
         self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
         self.ticks = 0
-        self.score.update(0.0, self._ego.position_m)
-        return replace(self._look(frame), events=StepEvents(), collided_with="")
+        self.score.ask(self._read_tick(frame))
+        return replace(self._moment(frame), events=StepEvents(), collided_with="")
 
     def step(self, action: NDArray[np.float32]) -> Moment:
         """Drive one step of up to `frame_skip` ticks; the scenario may end before.
@@ -152,8 +152,19 @@ class OfficialEpisode:
                 self._ended = True
                 break
             frame = self._tick()
-        self.score.update(self.ticks * self._config.delta_s, self._ego.position_m)
-        return self._look(frame)
+        self.score.ask(self._read_tick(frame))
+        return self._moment(frame)
+
+    def get_state(self, moment: Moment) -> dict[str, Any]:
+        """Refuse: what the scenarios know stands in behaviour trees and class variables of the checkout.
+
+        Raises:
+            SnapshotError: always.
+        """
+        raise SnapshotError(
+            "expected an episode whose state can be saved, found one of the Leaderboard's own scenarios, which keep "
+            "theirs in behaviour trees that cannot be copied; reset with the same seed and repeat the actions instead"
+        )
 
     def end(self) -> None:
         """Stop the sensors and let the checkout's code remove its actors; a second call does nothing."""
@@ -190,7 +201,7 @@ class OfficialEpisode:
 
         self._lockstep.begin(build)
 
-    def _look(self, frame: int) -> Moment:
+    def _moment(self, frame: int) -> Moment:
         x_m, y_m, _ = self._ego.position_m
         place = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
         readings, hits = self.sensors.read(frame, self._config.timeout)
@@ -219,10 +230,6 @@ class OfficialEpisode:
             command=np.array([int(option) for _, option in points], np.int64)[moved],
             junction=np.array([lane.is_junction for lane in lanes], np.bool_)[moved],
         )
-
-
-class _NoTraffic:
-    counts = TrafficCounts(0, 0, 0)
 
 
 def _names(spec: RouteSpec) -> dict[str, str]:

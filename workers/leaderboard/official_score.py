@@ -6,35 +6,14 @@ import inspect
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from zmqcarla.workers.criteria.base import Kind
+from zmqcarla.workers.criteria.base import Infraction, Kind, Tick
 from zmqcarla.workers.leaderboard.checkout import Checkout
-
-_KINDS: Final = {kind.value: kind for kind in Kind}
-
-
-class OfficialInfraction:
-    """One sentence of the record.
-
-    Args:
-        kind: its list in the record.
-        message: the sentence.
-        time_s: simulated time since the episode began when it was first there.
-        position_m: of the ego at that moment, world frame.
-    """
-
-    def __init__(self, kind: str, message: str, time_s: float, position_m: tuple[float, float, float]) -> None:
-        self._info = {"kind": kind, "time_s": time_s, **dict(zip(("x_m", "y_m", "z_m"), position_m, strict=True))}
-        self._info["message"] = message
-        self.kind = kind
-
-    def as_info(self) -> dict[str, Any]:
-        """For `info["infractions"]`: plain numbers and texts."""
-        return dict(self._info)
+from zmqcarla.workers.score import Score
 
 
-class OfficialScore:
+class OfficialScore(Score):
     """Asks the statistics of a checkout about one route scenario.
 
     Args:
@@ -42,17 +21,11 @@ class OfficialScore:
         scenario: a RouteScenario.
         route: names of the episode for the record: "route_id", "town", "scenario".
 
-    Attributes:
-        infractions: so far, in the order in which they were noticed.
-        fresh: kinds of those that came with the last `look`.
-        skipped: names of scenarios that did not take place; always empty, for it is their scenarios that run.
-        value_name: what `value` is called.
+    The infractions stand in the order in which they were noticed. No scenario counts as skipped: theirs all run.
     """
 
-    skipped: tuple[str, ...] = ()
-    value_name = "driving_score"
-
     def __init__(self, checkout: Checkout, scenario: Any, route: Mapping[str, str]) -> None:
+        super().__init__(())
         self._scenario = scenario
         # They write to these files only when asked to, and nobody asks.
         nowhere = str(Path(tempfile.gettempdir()) / "zmqcarla-unused.json")
@@ -70,11 +43,8 @@ class OfficialScore:
         create(**{name: known[name] for name in inspect.signature(create).parameters})
         self._statistics.set_scenario(scenario)
         self._counts: dict[str, int] = {}
-        self._finished = False
-        self._duration_s = 0.0
-        self.infractions: list[OfficialInfraction] = []
-        self.fresh: frozenset[Kind] = frozenset()
-        self._look()
+        self._over = False
+        self._look(0.0)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -82,11 +52,6 @@ class OfficialScore:
         records: list[Any] = self._statistics._results.checkpoint.records  # their name for it; there is no other way in
         record: dict[str, Any] = records[0].to_json()
         return record
-
-    @property
-    def completion_percent(self) -> float:
-        """Share of the route so far, 0 to 100."""
-        return float(self.record["scores"]["score_route"])
 
     @property
     def penalty(self) -> float:
@@ -98,25 +63,19 @@ class OfficialScore:
         """The score so far, 0 to 100."""
         return float(self.record["scores"]["score_composed"])
 
-    def update(self, time_s: float, position_m: tuple[float, float, float]) -> None:
-        """Ask anew, and note what was not there before.
-
-        Args:
-            time_s: simulated time since the episode began.
-            position_m: of the ego, world frame.
-        """
-        self._duration_s = time_s
-        new = self._look()
-        self.fresh = frozenset(_KINDS[kind] for kind, _ in new if kind in _KINDS)
-        self.infractions += [OfficialInfraction(kind, message, time_s, position_m) for kind, message in new]
-        self._position_m = position_m
+    def ask(self, tick: Tick) -> None:
+        """Ask anew, and note what was not there before as of this tick."""
+        self._now = tick
+        new = self._look(tick.time_s)
+        self.fresh = frozenset(kind for kind, _ in new)
+        self.infractions += [Infraction(kind, tick, message) for kind, message in new]
 
     def finish(self) -> None:
         """End the scenario, which adds what is only judged at the end. A second call does nothing."""
-        if not self._finished:
-            self._finished = True
+        if not self._over:
+            self._over = True
             self._scenario.terminate()
-            self.update(self._duration_s, self._position_m)
+            self.ask(self._now)
 
     def summary(self, route_length_m: float) -> dict[str, Any]:
         """Return their record, with the events beside it; the length in it is theirs, not `route_length_m`."""
@@ -124,11 +83,13 @@ class OfficialScore:
         events = [each.as_info() for each in self.infractions]
         return {**self.record, "events": events, "skipped_scenarios": []}
 
-    def _look(self) -> list[tuple[str, str]]:
+    def _look(self, duration_s: float) -> list[tuple[Kind, str]]:
         """Recompute the record; the sentences that are new in it."""
-        self._statistics.compute_route_statistics(0, -1, self._duration_s, "")
-        new: list[tuple[str, str]] = []
-        for kind, messages in self.record["infractions"].items():
-            new += [(kind, message) for message in messages[self._counts.get(kind, 0) :]]
-            self._counts[kind] = len(messages)
+        self._statistics.compute_route_statistics(0, -1, duration_s, "")
+        record = self.record
+        self.completion_percent = float(record["scores"]["score_route"])
+        new: list[tuple[Kind, str]] = []
+        for name, messages in record["infractions"].items():
+            new += [(Kind(name), message) for message in messages[self._counts.get(name, 0) :]]
+            self._counts[name] = len(messages)
         return new
