@@ -305,7 +305,10 @@ class CarlaEnv(SnapshotMethods):
         scene, session = self.episode.scene, self.session
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
-        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m)}
+        programme = self.episode.programme
+        phases = {} if programme is None else programme.phases
+        summary = self.episode.score.summary(scene.route.length_m)
+        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
 
     def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         return Episode(session, self.config, self.np_random, options, spec)
