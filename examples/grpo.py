@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import zmqcarla
+from zmqcarla.rollout_group import RolloutGroup, step_groups
 from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, WAYPOINTS
 
 try:
@@ -50,9 +51,9 @@ ENV: dict[str, Any] = {
     "route_length_m": 200.0,
     "max_steps": 280,  # 56 simulated seconds; a car that stands still is "blocked" after 60
 }
-STEERING = 0.5  # the policy's 1 is half of the wheel's travel, enough for every corner
+SCALE = np.array([0.5, 1.0], np.float32)  # the policy's 1 is half of the wheel's travel, enough for every corner
 
-HORIZON = 20  # steps of a rollout, four simulated seconds
+HORIZON = 15  # steps of a rollout, three simulated seconds
 ROUNDS = 4  # rollouts of every member between two updates
 EPOCHS, MINIBATCHES = 4, 4
 LEARNING_RATE = 1e-3  # falls to 0 at the end
@@ -94,7 +95,7 @@ def network() -> Any:
 
 def to_env(actions: Any) -> FloatArray:
     """The env's [steer, acceleration] for what the policy said; the env clips it."""
-    return np.asarray(actions, np.float32) * np.array([STEERING, 1.0], np.float32)
+    return np.asarray(actions, np.float32) * SCALE
 
 
 def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def main() -> None:
     generator = np.random.default_rng(options.seed)
 
     policy = network()
-    log_std = torch.nn.Parameter(torch.zeros(2))
+    log_std = torch.nn.Parameter(torch.full((2,), -0.5))
     parameters = [*policy.parameters(), log_std]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, eps=1e-5)
     reference = copy.deepcopy((policy, log_std))
@@ -160,58 +161,57 @@ def main() -> None:
         lanes = [np.asarray(line) for line in vec.call("lane_lines")[0]]
 
         vec.reset(seed=10_000 * options.seed)
-        groups = [zmqcarla.RolloutGroup(vec, rows) for rows in np.arange(n).reshape(-1, size).tolist()]
-        starts = [group.start()[0] for group in groups]
-        rollouts: list[dict[str, Any]] = []
+        groups = [RolloutGroup(vec, rows) for rows in np.arange(n).reshape(-1, size).tolist()]
+        standing = [group.start()[0] for group in groups]  # observations of each group's members
+        curve: list[dict[str, Any]] = []
         pictured: list[dict[str, Any]] = []
         trained_from_s, torch_s, steps, update = time.monotonic() - began_s, 0.0, 0, 0
         # The rest is for the evaluation.
         train_s = max(0.95 * budget_s - trained_from_s, 1.0)
         while (share := (time.monotonic() - began_s - trained_from_s) / train_s) < 1.0 or update == 0:
             # Drive: ROUNDS times, every group from where it stands.
-            gathered: list[tuple[Any, ...]] = []
-            first = len(rollouts)
+            batches: list[Any] = []
             for _ in range(ROUNDS):
+                for _ in range(HORIZON):
+                    if not any(group.active.any() for group in groups):
+                        break
+                    seen = torch.from_numpy(np.concatenate([features(observations) for observations in standing]))
+                    with torch.no_grad():
+                        drawn = torch.normal(policy(seen), log_std.exp().expand(n, 2))
+                    results = step_groups(groups, np.split(to_env(drawn), len(groups)))
+                    standing = [observations for observations, *_ in results]
                 for k, group in enumerate(groups):
-                    seen = torch.zeros(HORIZON, size, FEATURES)
-                    drawn, log_probs = torch.zeros(HORIZON, size, 2), torch.zeros(HORIZON, size)
-                    observations = starts[k]
-                    for t in range(HORIZON):
-                        seen[t] = torch.from_numpy(features(observations))
-                        with torch.no_grad():
-                            chances = torch.distributions.Normal(policy(seen[t]), log_std.exp())
-                            drawn[t] = chances.sample()
-                            log_probs[t] = chances.log_prob(drawn[t]).sum(-1)
-                        observations = group.step(to_env(drawn[t]))[0]
-                        if not group.active.any():
-                            break
-                    batch = group.batch()
-                    driven = torch.zeros(HORIZON, size, dtype=torch.bool)
-                    driven[: len(batch.active)] = torch.from_numpy(batch.active)
-                    advantages = torch.from_numpy(batch.advantages).float().expand(HORIZON, size)
-                    gathered.append((seen[driven], drawn[driven], log_probs[driven], advantages[driven]))
-                    steps += int(driven.sum())
-                    place = {"step": steps, "minute": (time.monotonic() - began_s) / 60.0}
-                    rollouts += [{**place, "return": float(one)} for one in batch.returns]
-                    if share * PICTURES >= len(pictured):
-                        pictured.append(paths_of(batch, update))
-
+                    batches.append(group.batch())
                     # Fork anew: where one of the members is, or at the start of a new route.
                     going_on = np.flatnonzero(group.active)
                     if len(going_on):
-                        starts[k] = group.select(int(generator.choice(going_on)))[0]
+                        standing[k], _ = group.select(int(generator.choice(going_on)))
                     else:
-                        vec.reset(options={"reset_mask": np.arange(n) == k * size})
-                        starts[k] = group.start()[0]
-            update += 1
+                        vec.reset(options={"reset_mask": np.arange(n) == group.rows[0]})
+                        standing[k], _ = group.start()
             updating_from_s = time.monotonic()
+            update += 1
+            steps += sum(int(batch.active.sum()) for batch in batches)
+            returns = np.concatenate([batch.returns[~batch.lost] for batch in batches])
+            curve.append({"step": steps, "minute": (updating_from_s - began_s) / 60.0, "returns": returns.tolist()})
+            if share * PICTURES >= len(pictured):
+                pictured.append({"update": update, "batch": batches[-1]})
 
-            # Several passes over what all groups did.
-            seen, drawn, log_probs, advantages = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+            # What all groups did, step by step; the advantage of a step is that of its rollout.
+            seen = torch.from_numpy(np.concatenate([features(driven(batch, batch.observations)) for batch in batches]))
+            drawn = torch.from_numpy(np.concatenate([driven(batch, batch.actions) for batch in batches]) / SCALE)
+            advantages = torch.from_numpy(
+                np.concatenate(
+                    [np.broadcast_to(batch.advantages, batch.active.shape)[batch.active] for batch in batches]
+                )
+            ).float()
             if update % REFERENCE_UPDATES == 0:
                 reference = copy.deepcopy((policy, log_std))
             with torch.no_grad():
+                log_probs = log_prob(policy, log_std, seen, drawn)
                 reference_log_probs = log_prob(*reference, seen, drawn)
+
+            # Several passes over it.
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * max(1.0 - share, 0.0)
             for _ in range(EPOCHS):
                 for chosen in torch.randperm(len(seen)).chunk(MINIBATCHES):
@@ -228,16 +228,16 @@ def main() -> None:
             torch_s += time.monotonic() - updating_from_s
             print(
                 f"minute {(time.monotonic() - began_s) / 60.0:5.2f}  update {update:4}  steps {steps:7}  "
-                f"rollouts {len(rollouts):6}  mean return {np.mean([one['return'] for one in rollouts[first:]]):6.2f}  "
+                f"rollouts {len(returns):4}  mean return {returns.mean():6.2f}  "
                 f"noise {log_std.exp().tolist()[0]:.2f}",
                 flush=True,
             )
 
         trained_s = time.monotonic() - began_s - trained_from_s
         evaluation = evaluate(vec, policy, seed=10_000 * options.seed + 5_000)
-    tenths = [
-        [one["return"] for one in rollouts if k * steps / 10 < one["step"] <= (k + 1) * steps / 10] for k in range(10)
-    ]
+    tenths: list[list[float]] = [[] for _ in range(10)]
+    for one in curve:
+        tenths[min(int(10 * (one["step"] - 1) / steps), 9)] += one["returns"]
     means = [float(np.mean(tenth)) if tenth else None for tenth in tenths]
     summary = {
         "settings": {"seed": options.seed, "minutes": options.minutes, "workers": n, "groups": options.groups}
@@ -248,10 +248,10 @@ def main() -> None:
         "mean_return_by_tenth": means,
         "zero_action": zero_action,
         "evaluation": evaluation,
-        "rollouts": rollouts,
+        "curve": curve,
     }
     (options.out / "curve.json").write_text(json.dumps(summary, indent=1))
-    draw_curve(options.out / "curve.png", rollouts, means, steps, f"GRPO, seed {options.seed}")
+    draw_curve(options.out / "curve.png", curve, means, steps, f"GRPO, seed {options.seed}")
     draw_branches(options.out / "branches.png", lanes, pictured)
     print(f"mean return, tenth by tenth: {', '.join('-' if mean is None else f'{mean:.2f}' for mean in means)}")
     print(f"whole episodes without exploration: {evaluation}")
@@ -263,17 +263,19 @@ def log_prob(policy: Any, log_std: Any, seen: Any, drawn: Any) -> Any:
     return torch.distributions.Normal(policy(seen), log_std.exp()).log_prob(drawn).sum(-1)
 
 
-def paths_of(batch: Any, update: int) -> dict[str, Any]:
-    """What is drawn of a group: where each member drove, and what that was worth."""
-    paths = batch.observations["vehicle_state"][..., :2].transpose(1, 0, 2).copy()  # (G, T, 2): x, y in metres
-    return {"update": update, "paths": paths, "returns": batch.returns.copy()}
+def driven(batch: Any, tree: Any) -> Any:
+    """The leaves (T or T + 1, G, ...) of a batch where a member was stepped: (k, ...) each, step by step."""
+    if isinstance(tree, dict):
+        return {name: driven(batch, leaf) for name, leaf in tree.items()}
+    return tree[: len(batch.active)][batch.active]
 
 
-def draw_curve(path: Path, rollouts: list[dict[str, Any]], means: list[Any], steps: int, title: str) -> None:
-    """The return of every rollout, and the means of the tenths of training."""
+def draw_curve(path: Path, curve: list[dict[str, Any]], means: list[Any], steps: int, title: str) -> None:
+    """The returns of the rollouts, and the means of the tenths of training."""
     figure = Figure(figsize=(8.0, 4.5), dpi=110, layout="constrained")
     axis: Any = figure.subplots()
-    axis.plot([one["step"] for one in rollouts], [one["return"] for one in rollouts], ".", markersize=1.5, color="0.7")
+    for one in curve:
+        axis.plot(np.full(len(one["returns"]), one["step"]), one["returns"], ".", markersize=1.5, color="0.7")
     middles = (np.arange(10) + 0.5) * steps / 10
     axis.plot(middles, np.array(means, float), "o-", color="tab:blue", label="mean of a tenth of training")
     axis.axhline(0.0, color="tab:red", linestyle="--", label="standing still")
@@ -284,28 +286,26 @@ def draw_curve(path: Path, rollouts: list[dict[str, Any]], means: list[Any], ste
     figure.savefig(path)
 
 
-def draw_branches(path: Path, lanes: list[FloatArray], pictured: list[dict[str, Any]]) -> None:
+def draw_branches(path: Path, lanes: list[Any], pictured: list[dict[str, Any]]) -> None:
     """Some groups seen from above: red is the worst of its group, green the best."""
     figure = Figure(figsize=(12.0, 8.4), dpi=100, layout="constrained")
     axes: Any = figure.subplots(2, PICTURES // 2)
-    for axis, group in zip(axes.ravel(), pictured, strict=False):
+    for axis, one in zip(axes.ravel(), pictured, strict=False):
+        batch = one["batch"]
+        lines = batch.observations["vehicle_state"][..., :2].swapaxes(0, 1)  # (G, T + 1, 2): x and y in metres
+        ranks = np.argsort(np.argsort(batch.returns)) / (len(lines) - 1)
         axis.add_collection(LineCollection(lanes, colors="0.85", linewidths=6.0, zorder=1))
-        ranks = np.argsort(np.argsort(group["returns"])) / max(len(group["returns"]) - 1, 1)
-        for line, rank in zip(group["paths"], ranks, strict=True):
+        for line, rank in zip(lines, ranks, strict=True):
             colour = matplotlib.colormaps["RdYlGn"](float(rank))
             axis.plot(line[:, 0], line[:, 1], color=colour, linewidth=1.6, zorder=2)
             axis.plot(*line[-1], "o", color=colour, markeredgecolor="black", markersize=5, zorder=3)
-        begin = group["paths"][0][0]
-        axis.plot(*begin, "s", color="white", markeredgecolor="black", markersize=7, zorder=4)
-        middle = (group["paths"].min(axis=(0, 1)) + group["paths"].max(axis=(0, 1))) / 2.0
-        half_m = max(float(np.ptp(group["paths"], axis=(0, 1)).max()) / 2.0 + 4.0, 12.0)
-        axis.set_xlim(middle[0] - half_m, middle[0] + half_m)
-        axis.set_ylim(middle[1] + half_m, middle[1] - half_m)
-        axis.set_aspect("equal")
-        worst, best = group["returns"].min(), group["returns"].max()
-        axis.set_title(f"update {group['update']}: returns {worst:.1f} to {best:.1f}", fontsize=10)
-        axis.set_xlabel("x (m)")
-        axis.set_ylabel("y (m)")
+        axis.plot(*lines[0, 0], "s", color="white", markeredgecolor="black", markersize=7, zorder=4)
+        low, high = lines.min(axis=(0, 1)), lines.max(axis=(0, 1))
+        (x_m, y_m), half_m = (low + high) / 2.0, max(float((high - low).max()) / 2.0 + 4.0, 12.0)
+        axis.set(xlim=(x_m - half_m, x_m + half_m), ylim=(y_m + half_m, y_m - half_m), aspect="equal")
+        axis.set(xlabel="x (m)", ylabel="y (m)")
+        title = f"update {one['update']}: returns {batch.returns.min():.1f} to {batch.returns.max():.1f}"
+        axis.set_title(title, fontsize=10)
     figure.savefig(path)
 
 

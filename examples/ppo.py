@@ -42,7 +42,7 @@ ENV: dict[str, Any] = {
     "route_length_m": 200.0,
     "max_steps": 280,  # 56 simulated seconds; a car that stands still is "blocked" after 60
 }
-STEERING = 0.5  # the policy's 1 is half of the wheel's travel, enough for every corner
+SCALE = np.array([0.5, 1.0], np.float32)  # the policy's 1 is half of the wheel's travel, enough for every corner
 
 ROLLOUT = 128  # steps of each row between two updates
 EPOCHS, MINIBATCHES = 8, 4
@@ -84,7 +84,7 @@ def network(outputs: int, last_gain: float) -> Any:
 
 def to_env(actions: Any) -> FloatArray:
     """The env's [steer, acceleration] for what the policy said; the env clips it."""
-    return np.asarray(actions, np.float32) * np.array([STEERING, 1.0], np.float32)
+    return np.asarray(actions, np.float32) * SCALE
 
 
 def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
