@@ -18,7 +18,10 @@ import gymnasium
 if TYPE_CHECKING:
     from zmqcarla.async_vector_env import AsyncVectorEnv
     from zmqcarla.broker.errors import EmbeddedSimulatorWarning, ZmqCarlaError
+    from zmqcarla.group_batch import GroupBatch
+    from zmqcarla.grpo import GRPOCarlaEnv
     from zmqcarla.make import make_env, make_vec_env
+    from zmqcarla.rollout_group import RolloutGroup, step_groups
     from zmqcarla.vector_env import VectorEnv
     from zmqcarla.vector_env import VectorEnv as VectorizedCarlaEnv
     from zmqcarla.workers.carla_env import CarlaEnv
@@ -29,23 +32,31 @@ _WHERE = {
     "AsyncVectorEnv": ("zmqcarla.async_vector_env", "AsyncVectorEnv"),
     "CarlaEnv": ("zmqcarla.workers.carla_env", "CarlaEnv"),
     "EmbeddedSimulatorWarning": ("zmqcarla.broker.errors", "EmbeddedSimulatorWarning"),
+    "GRPOCarlaEnv": ("zmqcarla.grpo", "GRPOCarlaEnv"),
+    "GroupBatch": ("zmqcarla.group_batch", "GroupBatch"),
+    "RolloutGroup": ("zmqcarla.rollout_group", "RolloutGroup"),
     "VectorEnv": ("zmqcarla.vector_env", "VectorEnv"),
     "VectorizedCarlaEnv": ("zmqcarla.vector_env", "VectorEnv"),
     "ZmqCarlaError": ("zmqcarla.broker.errors", "ZmqCarlaError"),
     "make_env": ("zmqcarla.make", "make_env"),
     "make_vec_env": ("zmqcarla.make", "make_vec_env"),
+    "step_groups": ("zmqcarla.rollout_group", "step_groups"),
 }
 
 __all__ = [
     "AsyncVectorEnv",
     "CarlaEnv",
     "EmbeddedSimulatorWarning",
+    "GRPOCarlaEnv",
+    "GroupBatch",
+    "RolloutGroup",
     "VectorEnv",
     "VectorizedCarlaEnv",
     "ZmqCarlaError",
     "__version__",
     "make_env",
     "make_vec_env",
+    "step_groups",
 ]
 
 gymnasium.register(
