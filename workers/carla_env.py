@@ -204,7 +204,7 @@ class CarlaEnv(SnapshotMethods):
     def _picture(self) -> NDArray[np.uint8]:
         kept = self._progress.kept
         if kept is not None and kept.picture is not None:
-            return kept.picture.copy()
+            return np.array(kept.picture)
         width, height = self.config.image_size
         picture = np.empty((height, width, 3), np.uint8)
         write_rgb(self.moment.readings[CHASE][0], picture.transpose(2, 0, 1))

@@ -120,7 +120,7 @@ class CarlaEnvConfig:
     """Megabytes of memory for snapshots; when they are full, those used longest ago make room."""
 
     snapshot_folder: str | None = None
-    """Folder of one env in which snapshots are written as well; "{port}" in it becomes the server's port."""
+    """Folder in which snapshots are written as well; it belongs to one env. "{port}" becomes the server's port."""
 
     rendering: bool = True
     """Whether the server can draw; False makes a camera an error. A CarlaUE4 that the env starts itself is started

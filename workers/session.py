@@ -181,7 +181,7 @@ class Session:
             if time.monotonic() > deadline:
                 self.lost = True
                 raise SimulatorTimeoutError(
-                    f"expected frame {frame} from the CARLA server at {self._where} within {self._timeout_s:g} s, found "
+                    f"expected frame {frame} from the server at {self._where} within {self._timeout_s:g} s, found "
                     f"frame {self.world.get_snapshot().frame}; restart it",
                     self._timeout_s,
                 )

@@ -75,9 +75,7 @@ class SimulatorCalls:
             case [1, _, None, [[0, [text]]]]:
                 raise SimulatorError(f"expected {where}, found {text}")
             case _:
-                raise SimulatorError(
-                    f"expected {where}, found {str(reply)[:200]}; is it zmqcarla's embedded simulator?"
-                )
+                raise SimulatorError(f"expected {where}, found {str(reply)[:200]}; is it our embedded simulator?")
 
     def _exchange(self, request: list[Any]) -> Any:
         if self._socket is None:

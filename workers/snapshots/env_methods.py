@@ -23,7 +23,7 @@ from zmqcarla.workers.observation import Observation
 from zmqcarla.workers.routes import RouteSpec, same_town
 from zmqcarla.workers.session import Session
 from zmqcarla.workers.snapshots.bodies import Wardrobe, birth_place
-from zmqcarla.workers.snapshots.format import Head, read_content, read_head, to_bytes
+from zmqcarla.workers.snapshots.format import Head, read, read_head, to_bytes
 from zmqcarla.workers.snapshots.progress import Kept, Progress
 from zmqcarla.workers.snapshots.report import measure
 from zmqcarla.workers.snapshots.store import SnapshotStore
@@ -133,8 +133,7 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
         """Reset to the snapshot that the options name."""
         began_s = time.perf_counter()
         snapshot_id, level = _checked(options, seed)
-        data = self._snapshots.get(snapshot_id)
-        head, content = read_head(data), read_content(data)
+        head, content = read(self._snapshots.get(snapshot_id))
         head.check_env(_marks_of(self.config, self.action_space))
         session = self._open()
         session.keep_up()
@@ -198,9 +197,8 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
             self._advance(self.episode, control)
         assert self.episode is not None
         ticks = int(session.world.get_snapshot().frame) - before
-        return found_again(
-            session, self.episode, content["world"], content["episode"], ticks, self._wardrobe_of(session)
-        )
+        wardrobe = self._wardrobe_of(session)
+        return found_again(session, self.episode, content["world"], content["episode"], ticks, wardrobe)
 
     def _wardrobe_of(self, session: Session) -> Wardrobe:
         if self._wardrobe is None or self._wardrobe[0] != id(session):
@@ -300,6 +298,6 @@ def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
 
 def _rng_of(state: Mapping[str, Any]) -> np.random.Generator:
     """Return a generator that goes on from a state, of the kind that Gymnasium makes."""
-    generator = np.random.PCG64(0)
+    generator: Any = np.random.PCG64(0)
     generator.state = dict(state)
     return np.random.Generator(generator)

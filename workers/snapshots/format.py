@@ -75,18 +75,18 @@ def read_head(data: bytes) -> Head:
     return _open(data)[0]
 
 
-def read_content(data: bytes) -> Content:
-    """Return what a snapshot holds.
+def read(data: bytes) -> tuple[Head, Content]:
+    """Return the head of a snapshot and what it holds.
 
     Raises:
         SnapshotError: see `read_head`.
     """
-    body = _open(data)[1]
+    head, body = _open(data)
     try:
         content: Content = from_plain(msgpack.unpackb(body, strict_map_key=False))
     except (ValueError, msgpack.UnpackException) as error:
         raise SnapshotError(f"expected the body of a snapshot, found {error}; save it anew") from error
-    return content
+    return head, content
 
 
 def _open(data: bytes) -> tuple[Head, bytes]:

@@ -56,7 +56,7 @@ def write_lights(session: Session, wanted: Mapping[str, Any], calls: SimulatorCa
 
 
 def paint_over(session: Session, wanted: Mapping[str, Any]) -> bool:
-    """Show the colours that a script once set against the cycle, once the cycles are seen; say whether there are any."""
+    """Show the colours that a script had set against the cycle, once the cycles are seen; say whether there are any."""
     others = [
         (light, state)
         for light, state in zip(session.surroundings.light_actors, wanted["states"], strict=True)

@@ -71,9 +71,7 @@ def from_plain(plain: Any) -> Any:
         ((kind, content),) = plain.items()
         return _DECODERS[kind](content)
     except (KeyError, TypeError, ValueError) as error:
-        raise SnapshotError(
-            f"expected a value of a snapshot, found {str(plain)[:80]}: {error!r}; save it anew"
-        ) from error
+        raise SnapshotError(f"expected a value of a snapshot, found {str(plain)[:80]}: {error!r}") from error
 
 
 def _field_names(record: type[Any]) -> tuple[str, ...]:

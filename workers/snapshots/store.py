@@ -47,7 +47,7 @@ class SnapshotStore:
             return f"snapshot-{secrets.token_hex(6)}"
         if not isinstance(name, str) or not _ID.fullmatch(name):
             raise SnapshotError(
-                f"expected a name of 1 to 64 letters, digits, '_', '.', '-' for a snapshot, found {name!r}; give another"
+                f"expected a name of 1 to 64 letters, digits, '_', '.', '-' for a snapshot, found {name!r}; change it"
             )
         return name
 
@@ -61,8 +61,8 @@ class SnapshotStore:
         self.new_id(head.id)
         if len(data) > self._limit_bytes:
             raise SnapshotError(
-                f"expected a snapshot of at most {self._limit_bytes} bytes, found one of {len(data)}; raise the setting "
-                "`snapshot_memory_mb`"
+                f"expected a snapshot of at most {self._limit_bytes} bytes, found one of {len(data)}; raise "
+                "the setting `snapshot_memory_mb`"
             )
         if self._folder is not None:
             self._write(self._folder, head.id, data)

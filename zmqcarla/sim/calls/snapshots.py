@@ -39,9 +39,7 @@ def _checked(cycles: list[list[Any]], phases: list[int]) -> list[tuple[int, int,
         raise SimError(f"expected the cycles of {len(phases)} junctions, found {len(cycles)}; this may be another map")
     for (phase, stage, elapsed_s), count in zip(cycles, phases, strict=True):
         if not (0 <= phase < count and 0 <= stage < 3 and math.isfinite(elapsed_s) and elapsed_s >= 0.0):
-            raise SimError(
-                f"expected a phase below {count}, a stage below 3 and a time, found {phase, stage, elapsed_s}"
-            )
+            raise SimError(f"expected phase < {count}, stage < 3 and a time, found {phase, stage, elapsed_s}")
     return [(int(phase), int(stage), float(elapsed_s)) for phase, stage, elapsed_s in cycles]
 
 
