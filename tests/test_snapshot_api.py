@@ -280,6 +280,23 @@ def test_the_calls_of_the_simulator_say_what_they_cannot_do(server: Server) -> N
         nobody.light_cycles()
 
 
+def test_the_report_notices_a_state_that_nobody_can_set(tmp_path: Path) -> None:
+    with running_servers(FIRST_PORT, tmp_path, {"town": None}, "--hidden-state") as servers:
+        env = connected(servers["town"])
+        env.reset(seed=1)
+        driven(env, some_actions(20))
+        saved = env.save_snapshot()
+        first = env.restore_snapshot(saved)[1]["restore"]
+        driven(env, [STRAIGHT_ON] * 10)
+        report = env.restore_snapshot(saved)[1]["restore"]
+        env.close()
+    # At once the springs are as they were; ten steps later the body swings otherwise.
+    assert first["position_error_max_m"] == 0.0
+    assert report["position_error_max_m"] > 1e-3
+    assert report["ticks_used"] == report["missing"] == report["extra"] == 0
+    assert report["speed_error_max_mps"] == report["heading_error_max_deg"] == 0.0
+
+
 def test_the_env_is_registered_with_the_methods() -> None:
     assert zmqcarla.__name__ == "zmqcarla"
     env = gymnasium.make("zmqcarla/Carla-v0", simulator="embedded")
