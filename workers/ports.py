@@ -25,7 +25,7 @@ from zmqcarla.broker.protocol import runtime_directory
 BLOCK_SIZE = 4
 EPHEMERAL_START = 32768
 FREE_START = 28000
-"""Where `claim_free` begins to look, unless the variable ZMQCARLA_FIRST_PORT says: far from CARLA's own default of 2000.
+"""Where `claim_free` begins to look, far from CARLA's own 2000, unless the variable ZMQCARLA_FIRST_PORT says otherwise.
 Claims are known to one user only, so users of one host who start many servers do well to begin at different ports."""
 
 
