@@ -29,10 +29,15 @@ from zmqcarla.workers.reward import StepFacts, make_reward
 from zmqcarla.workers.routes import RouteSpec, read_routes, same_town
 from zmqcarla.workers.servers import Server, SimulatorName, carla_script
 from zmqcarla.workers.session import Session, town_name
+from zmqcarla.workers.simulator_calls import SimulatorCalls
+from zmqcarla.workers.snapshots.env_methods import SnapshotMethods
+from zmqcarla.workers.snapshots.progress import Progress, copy_into
+from zmqcarla.workers.snapshots.recording import Recording
+from zmqcarla.workers.snapshots.store import SnapshotStore
 from zmqcarla.workers.termination import Ending, ending_of
 
 
-class CarlaEnv(gymnasium.Env[Observation, Any]):
+class CarlaEnv(SnapshotMethods):
     """One vehicle, one route, one CARLA server.
 
     Observation: see `zmqcarla.workers.observation`. Action: see `zmqcarla.workers.actions`; by default float32 (3,) =
@@ -89,6 +94,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
+        self._snapshots = SnapshotStore(self.config.snapshot_bytes)
         self._difficulty = self.config.difficulty
         self._routes = () if self.config.routes is None else read_routes(self.config.routes)
         if self.config.connect is None and self._simulator == "carla":
@@ -105,45 +111,37 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             seed: fixes spawn point, goal and weather of this and the following episodes.
             options: "spawn_point": index; "goal": index of a spawn point or (x, y, z) in metres; "route_length_m":
                 least length of a random route; "route": id in the route file; "difficulty": for this episode. What
-                is missing is drawn.
+                is missing is drawn. Or, without a seed, "snapshot": id of one, and "level": "state" or "replay", to go
+                back to that moment (docs/snapshots.md); `info["restore"]` then says how well that went.
 
         Raises:
             SimulatorError: the server cannot be started or reached, or does not answer.
             ValueError: an option cannot be met.
+            SnapshotError: there is no such snapshot, or it is of another map or kind of env.
         """
+        if options is not None and "snapshot" in options:
+            return self._go_back(options, seed)
         super().reset(seed=seed)
+        return self._begin(seed, {"difficulty": self.difficulty, **(options or {})})
+
+    def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
+        """Start the episode that the generator and the options make."""
         self._end_episode()
         if self.own_server.worn():
             self._disconnect()
         session = self._open()
         self.own_server.count_episode()
-        chosen_options = {"difficulty": self.difficulty, **(options or {})}
-        spec = self._choose_route(session, chosen_options)
+        recording = Recording(seed, options, dict(self.np_random.bit_generator.state))
+        spec = self._choose_route(session, options)
         if seed is not None:
             # A Traffic Manager carries over more from earlier episodes than its seed sets anew.
             session.end_traffic()
         session.restart_lights()
-        self.episode = Episode(session, self.config, self.np_random, chosen_options, spec)
-        self._steps = 0
-        self._steer = 0.0
+        self.episode = self._new_episode(session, options, spec)
+        self._progress = Progress(recording)
         self.moment = self.episode.begin()
-        scene = self.episode.scene
-        bev = self.config.bev_config
-        if bev is not None:
-            ego_id = int(self.episode.vehicle.id)
-            self._bev = BevPainter(session.world, session.road_lines, scene.route, ego_id, bev)
-        goal_x_m, goal_y_m = scene.route.goal_xy_m
-        chosen = {
-            "map": town_name(session.map.name),
-            "weather": scene.weather,
-            "spawn_point": scene.spawn_point,
-            "goal_x_m": goal_x_m,
-            "goal_y_m": goal_y_m,
-            "route_id": "" if spec is None else spec.route_id,
-            "skipped_scenarios": list(self.episode.score.skipped),
-            "traffic": dataclasses.asdict(self.episode.traffic.counts),
-        }
-        return self._observation(), {**self._info(Ending.NONE, {}), **chosen}
+        self._new_painter(session, self.episode)
+        return self._observation(), {**self._info(), **self._scene_info()}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for `frame_skip` ticks.
@@ -153,26 +151,34 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             SimulatorTimeoutError: the server does not answer; the next reset connects anew.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        if self.episode is None:
+        if self.episode is None or (self._progress.over and self._progress.kept is not None):
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
-        control = self._control(action)
+        return self._advance(self.episode, self._control(action))
+
+    def _advance(
+        self, episode: Episode, control: NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        progress = self._progress
         before_percent = self.moment.route.completion_percent
-        self.moment = moment = self.episode.step(control)
-        self._steps += 1
-        score = self.episode.score
+        self.moment = moment = episode.step(control)
+        progress.kept = None
+        progress.recording.controls.append(control)
+        progress.steps += 1
+        score = episode.score
         collided = moment.events.collision and self.config.terminate_on_collision
         ending = ending_of(collided=collided, arrived=moment.route.arrived, fresh=score.fresh)
-        steering_change, self._steer = abs(float(control[0]) - self._steer), float(control[0])
+        steering_change, progress.steer = abs(float(control[0]) - progress.steer), float(control[0])
         completed_percent = moment.route.completion_percent - before_percent
         terms = self._reward(
             StepFacts(moment.ego, moment.route, moment.events, ending, steering_change, completed_percent)
         )
         terminated = ending is not Ending.NONE
-        truncated = self._steps >= self.config.max_steps
-        if terminated or truncated:
+        truncated = progress.steps >= self.config.max_steps
+        progress.ending, progress.terms, progress.over = ending.value, terms, terminated or truncated
+        if progress.over:
             score.finish()
-        info = self._info(ending, terms)
-        if terminated or truncated:
+        info = self._info()
+        if progress.over:
             info["episode_summary"] = self._summary()
         return self._observation(), float(sum(terms.values())), terminated, truncated, info
 
@@ -193,6 +199,12 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             return None
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
+        return self._picture()
+
+    def _picture(self) -> NDArray[np.uint8]:
+        kept = self._progress.kept
+        if kept is not None and kept.picture is not None:
+            return np.array(kept.picture)
         width, height = self.config.image_size
         picture = np.empty((height, width, 3), np.uint8)
         write_rgb(self.moment.readings[CHASE][0], picture.transpose(2, 0, 1))
@@ -244,11 +256,45 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         out, self._out = self._out, None
         if out is None:
             out = self._observer.new()
+        if self._progress.kept is not None:
+            copy_into(self._progress.kept.observation, out)
+            return out
         if self._bev is not None:
             self._bev.paint(self.moment.ego, self.moment.route.s_m, out["bev"])
         return self._observer.write(self.moment, out)
 
-    def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
+    def _observation_again(self) -> Observation:
+        if self._progress.kept is not None:
+            return self._progress.kept.observation
+        out = self._observer.new()
+        if self._bev is not None:
+            self._bev.repaint(self.moment.ego, self.moment.route.s_m, out["bev"])
+        return self._observer.write(self.moment, out)
+
+    def _new_painter(self, session: Session, episode: Episode) -> None:
+        bev = self.config.bev_config
+        if bev is not None:
+            route, ego_id = episode.scene.route, int(episode.vehicle.id)
+            self._bev = BevPainter(session.world, session.road_lines, route, ego_id, bev)
+
+    def _scene_info(self) -> dict[str, Any]:
+        """What `info` says of an episode once, after the reset."""
+        assert self.episode is not None
+        assert self.session is not None
+        scene = self.episode.scene
+        goal_x_m, goal_y_m = scene.route.goal_xy_m
+        return {
+            "map": town_name(self.session.map.name),
+            "weather": scene.weather,
+            "spawn_point": scene.spawn_point,
+            "goal_x_m": goal_x_m,
+            "goal_y_m": goal_y_m,
+            "route_id": "" if scene.spec is None else scene.spec.route_id,
+            "skipped_scenarios": list(self.episode.score.skipped),
+            "traffic": dataclasses.asdict(self.episode.traffic.counts),
+        }
+
+    def _info(self) -> dict[str, Any]:
         assert self.episode is not None
         moment = self.moment
         return {
@@ -263,11 +309,11 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             "collided_with": moment.collided_with,
             "ran_red_light": moment.events.ran_red_light,
             "lane_invasion": moment.events.lane_invasion,
-            "terminated_by": ending.value,
+            "terminated_by": self._progress.ending,
             self.episode.score.value_name: self.episode.score.value,
             "infraction_penalty": self.episode.score.penalty,
             "infractions": [each.as_info() for each in self.episode.score.infractions],
-            "reward_terms": terms,
+            "reward_terms": self._progress.terms,
         }
 
     def _summary(self) -> dict[str, Any]:
@@ -275,7 +321,13 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         scene, session = self.episode.scene, self.session
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
-        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m)}
+        programme = self.episode.programme
+        phases = {} if programme is None else programme.phases
+        summary = self.episode.score.summary(scene.route.length_m)
+        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
+
+    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
+        return Episode(session, self.config, self.np_random, options, spec)
 
     def _choose_route(self, session: Session, options: dict[str, Any]) -> RouteSpec | None:
         """Return the route of the file that the options name, or a random one of the town; load its town."""
@@ -309,6 +361,8 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             if own.server is not None and not own.runs:
                 raise own.server.ended_error() from error
             raise
+        if self._simulator == "embedded":
+            self.session.calls = SimulatorCalls(host, port, self.config.timeout)
         return self.session
 
     def _end_episode(self) -> None:
@@ -319,6 +373,8 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
     def _disconnect(self) -> None:
         session, self.session = self.session, None
         if session is not None:
+            if session.calls is not None:
+                session.calls.close()
             # A Traffic Manager that outlives its server can abort this process.
             session.lost |= self.server is not None and not self.own_server.runs
             session.close()

@@ -116,6 +116,12 @@ class CarlaEnvConfig:
     traffic_manager_port: int | None = None
     """Port of the Traffic Manager, which lives in this process; None takes the server's port + 3."""
 
+    snapshot_memory_mb: float = 256.0
+    """Megabytes of memory for snapshots; when they are full, those used longest ago make room."""
+
+    snapshot_folder: str | None = None
+    """Folder in which snapshots are written as well; it belongs to one env. "{port}" becomes the server's port."""
+
     rendering: bool = True
     """Whether the server can draw; False makes a camera an error. A CarlaUE4 that the env starts itself is started
     without rendering (-nullrhi) whenever no camera is asked for."""
@@ -159,6 +165,7 @@ class CarlaEnvConfig:
         for name in ("traffic_vehicles", "traffic_walkers", "parked_vehicles", "traffic_gap_m"):
             _expect(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         _expect("difficulty", self.difficulty, 0.0 <= self.difficulty <= 1.0, "a number between 0 and 1")
+        _expect("snapshot_memory_mb", self.snapshot_memory_mb, self.snapshot_memory_mb > 0.0, "a number above 0")
         share = self.traffic_ignores_lights_percent
         _expect("traffic_ignores_lights_percent", share, 0.0 <= share <= 100.0, "a number between 0 and 100")
         speed = self.traffic_speed_percent
@@ -184,6 +191,11 @@ class CarlaEnvConfig:
         )
         if self.connect is not None:
             self.address()
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """`snapshot_memory_mb` in bytes."""
+        return round(self.snapshot_memory_mb * 1e6)
 
     @property
     def draws(self) -> bool:

@@ -26,7 +26,16 @@ from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
 
 _OURS: Final = "zmqcarla/"
-_WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
+_WORKER_OWNS: Final = (
+    "connect",
+    "simulator",
+    "carla_root",
+    "leaderboard_root",
+    "scenario_runner_root",
+    "bench2drive_root",
+    "agents_root",
+    "snapshot_folder",
+)
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
 _SERVER_POLL_S: Final = 0.02
 _TRANSPARENT_WRAPPERS: Final = (
