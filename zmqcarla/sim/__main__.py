@@ -58,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FAULT",
         help=f"commit a fault, to try what stands around a simulator; may be repeated: {FORMS}",
     )
+    p.add_argument(
+        "--protocol",
+        default=wire.LATEST.version,
+        choices=tuple(wire.RELEASES),
+        help="release of CARLA whose client connects (%(default)s)",
+    )
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return p
 
@@ -157,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
         rpc, streaming = bind(options.host, options.port), bind(options.host, streaming_port)
         maps = MapShelf(folders_of(options.maps, os.environ))
         road_map = load_map(maps, options.map)
-        server = build(maps, road_map, streaming_port, options.seed)
+        server = build(maps, road_map, streaming_port, options.seed, wire.RELEASES[options.protocol])
         # Only now: who finds the port open may expect an answer within its time-out.
         listen(streaming)
         listen(rpc)
@@ -170,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     def ready(stop: Callable[[], object]) -> None:
         _on_signal(stop)
         print(
-            f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
+            f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {options.protocol}: map {road_map.name}, "
             f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
             f"{streaming_port} (streams)",
             flush=True,
