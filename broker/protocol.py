@@ -10,7 +10,7 @@ Payloads, packed with `pack` (-> the payload of an "ok" reply):
     open    {env_id, kwargs, autoreset}               -> {observation_space, action_space, metadata, render_mode}
     attach  {arena, board, num_envs, slots}           -> {visible}         whether the worker can map both
     reset   {slot, seed, options}                     -> {info, inline}
-    rebuild {open, attach, slot, seed, options}       -> {info, inline}    all three, for a worker that was restarted
+    rebuild {open, attach, slot, seed, options}       -> {info, inline, visible}   all three, for a worker new to the row
     step    [slot, action]                            -> [reward, terminated, truncated, info, inline, busy_s]
     call    {name, args, kwargs}                      -> the value
     set_attr {name, value}                            -> null
@@ -102,6 +102,10 @@ class Renew(Message):
     env_id: str
     ttl_s: float
     workers: tuple[str, ...]
+    """As the last Leased or Renewed said."""
+    simulator: str | None
+    """As in the LeaseRequest."""
+    gpu: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,6 +179,8 @@ class Renewed(Message):
     kind: ClassVar[str] = "renewed"
     lease_id: bytes
     boot_id: bytes
+    workers: tuple[str, ...]
+    """Of each row now: the row of a worker that is gone passes to a free one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

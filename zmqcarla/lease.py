@@ -35,6 +35,10 @@ _SLICE_MS: Final = 500
 """How long a wait sleeps before it looks whether the lease still lives."""
 _ANSWER_TIMEOUT_S: Final = 10.0
 """A broker that says nothing at all for this long is not there."""
+_NEWS_TIMEOUT_S: Final = 5.0
+"""How long the broker may take to hear of an end that stands on the board; then there is no broker."""
+_REPEAT_S: Final = 5.0
+"""A command without an answer is sent again after this long; nothing is done twice, and a cut link loses nothing."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,6 +46,7 @@ class _News:
     """What the renewing thread has learned; written by it, read by the stepping thread."""
 
     boot_id: bytes = b""
+    workers: tuple[str, ...] = ()
     lost_text: str = ""
     unanswered: int = 0
     """Renewals since the broker was heard. Counted, not timed: a client that was stopped for a while is not alone."""
@@ -97,6 +102,10 @@ class RowLease(Protocol):
         """Deaths that do not stand on the board."""
         ...
 
+    def after_the_end(self, row: int, news: dict[str, Any]) -> Outcome:
+        """What becomes of a row whose worker will not come back, as its supervisor said."""
+        ...
+
     def release(self) -> None:
         """Give the rows back; safe to call twice."""
         ...
@@ -114,18 +123,13 @@ def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket
 
 
 class Lease:
-    """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker.
-
-    Attributes:
-        workers: the worker behind each row.
-    """
+    """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker."""
 
     pack = staticmethod(p.pack)
     unpack = staticmethod(p.unpack)
 
     def __init__(self, address: str, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
         self.address = address
-        self.workers: tuple[str, ...] = ()
         self._lease_id = b""
         self._ttl_s = p.DEFAULT_TTL_S
         self._seq = 0
@@ -134,6 +138,7 @@ class Lease:
         self._news = _News()
         self._sent_to = b""  # boot_id of the broker that knows the unanswered commands
         self._unanswered: dict[int, list[bytes]] = {}
+        self._sent_at = 0.0
         self._stop = threading.Event()
         self._context = context
         self._renewal: threading.Thread | None = None
@@ -170,10 +175,10 @@ class Lease:
         except BaseException:
             lease._close_sockets()
             raise
-        lease._lease_id, lease.workers = leased.lease_id, leased.workers
-        lease._news.boot_id = leased.boot_id
+        lease._lease_id = leased.lease_id
+        lease._news.boot_id, lease._news.workers = leased.boot_id, leased.workers
         lease._ttl_s = ttl_s
-        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers))
+        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers, simulator, gpu))
         return lease
 
     def _ask(self, request: p.LeaseRequest, on_wait: Callable[[p.Queued], None] | None) -> p.Leased:
@@ -212,6 +217,11 @@ class Lease:
         )
 
     @property
+    def workers(self) -> tuple[str, ...]:
+        """The worker behind each row, as of the last renewal."""
+        return self._news.workers
+
+    @property
     def num_envs(self) -> int:
         """How many rows the lease has."""
         return len(self.workers)
@@ -222,15 +232,19 @@ class Lease:
         self._seq += 1
         header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
         if not self._unanswered:
-            self._sent_to = self._news.boot_id
+            self._sent_to, self._sent_at = self._news.boot_id, time.monotonic()
         self._unanswered[self._seq] = [header, *payloads]
         self._socket.send_multipart(self._unanswered[self._seq])
         return self._seq
 
-    def _repeat_to_new_broker(self) -> None:
-        """A broker that was restarted knows nothing of the commands under way; workers do none of them twice."""
-        if self._sent_to != self._news.boot_id:
-            self._sent_to = self._news.boot_id
+    def _repeat_unanswered(self) -> None:
+        """A broker that was restarted, or whose link was cut, may know nothing of the commands under way.
+
+        Broker and workers do none of them twice; one that is done is answered again.
+        """
+        now = time.monotonic()
+        if self._sent_to != self._news.boot_id or now - self._sent_at >= _REPEAT_S:
+            self._sent_to, self._sent_at = self._news.boot_id, now
             for frames in self._unanswered.values():
                 self._socket.send_multipart(frames)
 
@@ -274,7 +288,7 @@ class Lease:
             frames = self._early.popleft() if self._early else self._receive(min(remaining_ms, _SLICE_MS))
             if not frames:
                 self.check_supervised()
-                self._repeat_to_new_broker()
+                self._repeat_unanswered()
                 if not remaining_ms:
                     return None
                 continue
@@ -318,6 +332,19 @@ class Lease:
                     self._early.append(frames)
         return []
 
+    def after_the_end(self, row: int, news: dict[str, Any]) -> Outcome:
+        """What becomes of a row whose worker will not come back: "lost" when the broker gives it another one.
+
+        The broker is asked until the news of the supervisor has reached it as well.
+        """
+        deadline = time.monotonic() + _NEWS_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for outcome in self.probe():
+                if outcome.row == row:
+                    return outcome
+            self._stop.wait(_NEWS_TIMEOUT_S / 500)
+        return Outcome(row, "gone", news)
+
     def check_supervised(self) -> None:
         """Raise LeaseLostError when the broker ended the lease or is gone, or this client released it."""
         if self._news.lost_text:
@@ -346,17 +373,16 @@ def _renew(
 ) -> None:
     """Body of the background thread; holds no reference to the Lease, so that a forgotten one is collected."""
     socket = connect(context, address)
-    renewal = p.encode(message)
     try:
         while not stop.wait(p.HEARTBEAT_S):
             if socket.poll(0, zmq.POLLOUT):
-                socket.send(renewal, zmq.NOBLOCK)
+                socket.send(p.encode(dataclasses.replace(message, workers=news.workers)), zmq.NOBLOCK)
             news.unanswered += 1
             while socket.poll(0):
                 answer = p.decode(socket.recv_multipart()[0])
                 match answer:
                     case p.Renewed():
-                        news.boot_id = answer.boot_id
+                        news.boot_id, news.workers = answer.boot_id, answer.workers
                         news.unanswered = 0
                     case p.LeaseLost():
                         news.lost_text = answer.text
