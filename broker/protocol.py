@@ -10,7 +10,7 @@ Payloads, packed with `pack` (-> the payload of an "ok" reply):
     open    {env_id, kwargs, autoreset}               -> {observation_space, action_space, metadata, render_mode}
     attach  {arena, board, num_envs, slots}           -> {visible}         whether the worker can map both
     reset   {slot, seed, options}                     -> {info, inline}
-    rebuild {open, attach, slot, seed, options}       -> {info, inline, visible}   all three, for a worker new to the row
+    rebuild {open, attach, slot, seed, options}       -> {info, inline, visible}   all three, in a worker new to it
     step    [slot, action]                            -> [reward, terminated, truncated, info, inline, busy_s]
     call    {name, args, kwargs}                      -> the value
     set_attr {name, value}                            -> null
@@ -36,17 +36,31 @@ import msgpack
 from zmqcarla.broker.address import default_address, is_served, runtime_directory
 from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
+from zmqcarla.broker.keys import (
+    INSECURE_VARIABLE,
+    KEYS_VARIABLE,
+    KeyFolder,
+    connect_to_broker,
+    key_folder,
+    keys_for,
+)
 
 __all__ = [
     "AUTORESET_SAME_STEP",
     "EXIT_SIMULATOR_FAILED",
+    "INSECURE_VARIABLE",
+    "KEYS_VARIABLE",
     "KINDS",
     "PROTOCOL",
+    "KeyFolder",
     "check_protocol",
+    "connect_to_broker",
     "decode",
     "default_address",
     "encode",
     "is_served",
+    "key_folder",
+    "keys_for",
     "pack",
     "runtime_directory",
     "unpack",

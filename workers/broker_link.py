@@ -31,6 +31,7 @@ def dealer() -> zmq.Socket[bytes]:
     """A socket for a broker that may come, go and come back; to be connected."""
     made: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     made.setsockopt(zmq.LINGER, 0)
+    made.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_PAYLOAD_BYTES)
     made.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
     made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
     made.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
@@ -52,7 +53,7 @@ class BrokerLink:
         self.sweep_wanted = False
         self.socket = dealer()
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
-        self.socket.connect(address)
+        protocol.connect_to_broker(self.socket, address)
         self._address = address
         self._complain_at: float | None = None
         self._sent: dict[str, protocol.Register] = {}
@@ -139,8 +140,8 @@ class BrokerLink:
         elif now >= self._complain_at:
             self._complain_at = math.inf
             _LOG.warning(
-                "expected a broker at %s, found none that answers; start one with `zmqcarla broker`, or correct "
-                "--address. Still trying",
+                "expected a broker at %s, found none that answers; start one with `zmqcarla broker`, correct "
+                "--address, or authorise this host's key there (docs/security.md). Still trying",
                 self._address,
             )
 

@@ -65,7 +65,7 @@ class EnvProcess:
 
     def run(self) -> NoReturn:
         """Serve until SIGTERM."""
-        self._socket.connect(self._config.broker)
+        protocol.connect_to_broker(self._socket, self._config.broker)
         while True:
             self._page.enter(Phase.IDLE, self._row, self._seq)
             self._announce()

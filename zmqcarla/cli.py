@@ -18,6 +18,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from zmqcarla import keys_cli
+from zmqcarla.keys_cli import Insecure, Keys
+
 app = typer.Typer(
     name="zmqcarla",
     help="N CARLA servers as one gymnasium.vector.VectorEnv.",
@@ -25,10 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _OUT = Console()
+keys_cli.register(app)
 
 Address = Annotated[
     str | None,
-    typer.Option(envvar="ZMQCARLA_ADDRESS", help="ipc:///path or tcp://127.0.0.1:PORT; default: this user's socket"),
+    typer.Option(envvar="ZMQCARLA_ADDRESS", help="ipc:///path or tcp://HOST:PORT; default: this user's socket"),
 ]
 
 
@@ -41,7 +45,7 @@ class Simulator(str, enum.Enum):
 
 
 @app.command()
-def broker(address: Address = None) -> None:
+def broker(address: Address = None, keys: Keys = None, insecure: Insecure = False) -> None:
     """Run the ROUTER between clients and workers; one a pool."""
     from zmqcarla.broker.protocol import default_address
     from zmqcarla.broker.router import serve
@@ -64,6 +68,8 @@ def worker(
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     fault: Annotated[list[str] | None, typer.Option(help="of the embedded simulator, see `sim`; repeatable")] = None,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
     from zmqcarla.broker.protocol import default_address
@@ -109,6 +115,8 @@ def up(
     ] = None,
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run a whole host: the broker and its workers, supervised together."""
     from zmqcarla.broker.errors import AddressInUseError
@@ -151,6 +159,8 @@ def sim(context: typer.Context) -> None:
 def status(
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Show the workers, leases and queue of a pool."""
     from zmqcarla.broker.protocol import default_address
@@ -169,6 +179,8 @@ def top(
     interval: Annotated[float, typer.Option(help="seconds between two looks", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="print one frame, after two looks, and end")] = False,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Watch a pool live: steps per second, memory, restarts, leases, queue. Ctrl-C ends it."""
     from zmqcarla.broker.protocol import default_address

@@ -22,7 +22,6 @@ import zmq
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.errors import (
-    BrokerUnavailableError,
     CommandTimeoutError,
     LeaseLostError,
     LeaseRefusedError,
@@ -30,6 +29,7 @@ from zmqcarla.broker.errors import (
     ProtocolError,
     ProtocolVersionError,
 )
+from zmqcarla.broker_socket import Handshakes, connect
 
 _SLICE_MS: Final = 500
 """How long a wait sleeps before it looks whether the lease still lives."""
@@ -111,17 +111,6 @@ class RowLease(Protocol):
         ...
 
 
-def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """A DEALER that never blocks its process at exit."""
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, p.MAX_PAYLOAD_BYTES)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-    socket.connect(address)
-    return socket
-
-
 class Lease:
     """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker."""
 
@@ -161,12 +150,13 @@ class Lease:
 
         Raises:
             BrokerUnavailableError: nobody answers at `address`.
+            KeysError: the address wants keys, which are missing or refused.
             LeaseTimeoutError: too few free workers within `timeout_s`.
             LeaseRefusedError: no worker of the pool will ever serve this.
             ProtocolVersionError: client and broker are of different releases.
         """
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        lease = cls(address, context, connect(context, address))
+        context, socket = _connected(address)
+        lease = cls(address, context, socket)
         request = p.LeaseRequest(
             p.PROTOCOL, secrets.token_bytes(8), num_envs, env_id, float(timeout_s), float(ttl_s), simulator, gpu
         )
@@ -182,31 +172,26 @@ class Lease:
         return lease
 
     def _ask(self, request: p.LeaseRequest, on_wait: Callable[[p.Queued], None] | None) -> p.Leased:
-        self._socket.send(p.encode(request))
-        silent_since = time.monotonic()
-        while True:
-            if not self._socket.poll(_SLICE_MS):
-                if time.monotonic() - silent_since >= _ANSWER_TIMEOUT_S:
-                    raise BrokerUnavailableError(self.address, _ANSWER_TIMEOUT_S)
-                continue
-            silent_since = time.monotonic()
-            message = p.decode(self._socket.recv_multipart()[0])
-            match message:
-                case p.Leased():
-                    return message
-                case p.Queued():
-                    if on_wait is not None:
-                        on_wait(message)
-                case p.Refused(reason="timeout"):
-                    raise LeaseTimeoutError(message.text, request.timeout_s)
-                case p.Refused(reason="protocol"):
-                    raise ProtocolVersionError(message.text)
-                case p.Refused():
-                    raise LeaseRefusedError(message.text)
-                case p.Rejected():
-                    raise ProtocolError(message.text)
-                case _:
-                    raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
+        with Handshakes(self._socket, self.address) as handshakes:
+            self._socket.send(p.encode(request))
+            while True:
+                message = p.decode(handshakes.first_answer(_ANSWER_TIMEOUT_S)[0])
+                match message:
+                    case p.Leased():
+                        return message
+                    case p.Queued():
+                        if on_wait is not None:
+                            on_wait(message)
+                    case p.Refused(reason="timeout"):
+                        raise LeaseTimeoutError(message.text, request.timeout_s)
+                    case p.Refused(reason="protocol"):
+                        raise ProtocolVersionError(message.text)
+                    case p.Refused():
+                        raise LeaseRefusedError(message.text)
+                    case p.Rejected():
+                        raise ProtocolError(message.text)
+                    case _:
+                        raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
 
     def _start_renewal(self, message: p.Renew) -> None:
         arguments = (self._context, self.address, message, self._stop, self._news)
@@ -368,6 +353,15 @@ class Lease:
         self._context.term()
 
 
+def _connected(address: str) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        return context, connect(context, address)
+    except BaseException:
+        context.term()
+        raise
+
+
 def _renew(
     context: zmq.Context[zmq.Socket[bytes]], address: str, message: p.Renew, stop: threading.Event, news: _News
 ) -> None:
@@ -416,15 +410,14 @@ def ask_status(address: str, timeout_s: float = 5.0) -> dict[str, Any]:
 
     Raises:
         BrokerUnavailableError: nobody answers within `timeout_s`.
+        KeysError: the address wants keys, which are missing or refused.
         ProtocolError: the broker does not understand the question.
     """
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = connect(context, address)
+    context, socket = _connected(address)
     try:
-        socket.send(p.encode(p.StatusRequest(p.PROTOCOL, secrets.token_bytes(8))))
-        if not socket.poll(int(timeout_s * 1000)):
-            raise BrokerUnavailableError(address, timeout_s)
-        frames = socket.recv_multipart()
+        with Handshakes(socket, address) as handshakes:
+            socket.send(p.encode(p.StatusRequest(p.PROTOCOL, secrets.token_bytes(8))))
+            frames = handshakes.first_answer(timeout_s)
         message = p.decode(frames[0])
         if not isinstance(message, p.StatusReply) or len(frames) != 2:
             raise ProtocolError(f"expected the state of the pool, found {message}")
