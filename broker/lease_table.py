@@ -66,8 +66,9 @@ class Revoked:
 
 Event = Received | Clock | Revoked
 _ENDED_KEPT: Final = 1024
-_MAX_WORKERS: Final = 4096
-_MAX_QUEUE: Final = 1024
+_MAX_WORKERS: Final = 1024
+_MAX_QUEUE: Final = 256
+_MAX_QUEUE_A_USER: Final = 64
 _MAX_TTL_S: Final = 86_400.0
 
 
@@ -124,15 +125,19 @@ class LeaseTable:
             yield Send(event.peer, p.Refused(message.request_id, "protocol", str(error)))
             return
         flaw = ""
-        if message.num_envs < 1:
-            flaw = f"expected at least 1 env, found num_envs={message.num_envs}"
-        elif len(self._queue) >= _MAX_QUEUE:
-            flaw = f"expected a queue of less than {_MAX_QUEUE} requests, found it full; ask again later"
+        if not 1 <= message.num_envs <= p.MAX_ROWS:
+            flaw = f"expected at least 1 env and at most {p.MAX_ROWS}, found num_envs={message.num_envs}"
+        elif self._queue_is_full(event.user):
+            flaw = f"expected at most {_MAX_QUEUE_A_USER} waiting requests a user, {_MAX_QUEUE} in all, found so many"
         if flaw:
             yield Send(event.peer, p.Refused(message.request_id, "impossible", flaw))
             return
         self._queue.append(Request(event.peer, event.user, message, now, now - p.HEARTBEAT_S))
         yield from self._serve_queue(now)
+
+    def _queue_is_full(self, user: str) -> bool:
+        own = sum(request.user == user for request in self._queue)
+        return len(self._queue) >= _MAX_QUEUE or own >= _MAX_QUEUE_A_USER
 
     def _serve_queue(self, now: float) -> Iterator[Send]:
         spoken_for: set[str] = set()  # what an earlier request waits for is not given to a later one

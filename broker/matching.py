@@ -61,7 +61,7 @@ def refusal(request: Request, workers: Iterable[Worker], free: int, suitable: in
     if living and not suitable:
         patterns = sorted({pattern for worker in living for pattern in worker.offer.env_patterns})
         text = (
-            f"expected workers for {wanted}, found {len(living)} workers that allow {', '.join(patterns)} on "
+            f"expected workers for {wanted}, found {len(living)} workers that allow {', '.join(patterns[:20])} on "
             f"{', '.join(sorted({worker.offer.simulator for worker in living}))}: check env id, simulator and gpu, "
             "or start workers that allow them (--env, --simulator, --gpu)"
         )

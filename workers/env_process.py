@@ -147,7 +147,7 @@ class EnvProcess:
             _log(f"ignored a message: {error}")
             return
         match message:
-            case protocol.RowCommand() if len(frames) == 2:
+            case protocol.RowCommand() if len(frames) == 2 and message.row >= 0 and message.seq > 0:
                 self._command(message, frames[1])
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:
