@@ -37,6 +37,7 @@ class GuestList:
         self._keys = keys
         self._version = keys.allowed_version()
         self._allowed = frozenset(keys.allowed())
+        self._left: set[str] = set()
         self._context = context
         answering: zmq.Socket[bytes] = context.socket(zmq.REP)
         answering.linger = 0
@@ -55,20 +56,27 @@ class GuestList:
             self._thread.join(_JOIN_S)
 
     def __contains__(self, user: str) -> bool:
+        if user not in self._allowed:  # it may have been let in a moment ago
+            self._read_again()
         return user in self._allowed
 
-    def who_left(self) -> frozenset[str]:
-        """The keys that were taken off the list since the last look."""
+    def who_left(self) -> set[str]:
+        """The keys that were taken off the list since the last call."""
+        self._read_again()
+        left, self._left = self._left, set()
+        return left
+
+    def _read_again(self) -> None:
         version = self._keys.allowed_version()
         if version == self._version:
-            return frozenset()
+            return
         try:
             allowed = frozenset(self._keys.allowed())
         except KeysError as error:  # who is in stays, and nobody comes in until it is mended
             _LOG.error("%s", error)
             allowed = self._allowed
-        gone, self._allowed, self._version = self._allowed - allowed, allowed, version
-        return gone
+        self._left |= self._allowed - allowed
+        self._allowed, self._version = allowed, version
 
     def _answer(self, answering: zmq.Socket[bytes]) -> None:
         with answering:

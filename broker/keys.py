@@ -204,8 +204,8 @@ def keys_for(address: str) -> KeyFolder | None:
     return key_folder()
 
 
-def connect_to_broker(socket: zmq.Socket[bytes], address: str) -> None:
-    """Connect a client's or worker's socket, with keys where the address wants them.
+def connect_to_broker(socket: zmq.Socket[bytes], address: str) -> str:
+    """Connect a client's or worker's socket, with keys where the address wants them; returns where it connects to.
 
     Raises:
         KeysError: they are missing, or open to others.
@@ -213,7 +213,9 @@ def connect_to_broker(socket: zmq.Socket[bytes], address: str) -> None:
     keys = keys_for(address)
     if keys is not None:
         keys.secure_client(socket)
-    socket.connect(_ANYWHERE.sub("tcp://127.0.0.1:", address))  # where a broker serves everywhere, it serves here
+    endpoint = _ANYWHERE.sub("tcp://127.0.0.1:", address)  # where a broker serves everywhere, it serves here
+    socket.connect(endpoint)
+    return endpoint
 
 
 def checked_key(text: str) -> str:

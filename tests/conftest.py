@@ -23,7 +23,8 @@ _MARK = "ZMQCARLA_TEST_RUN"
 _DEADLINE_S = 15.0
 
 os.environ[_MARK] = secrets.token_hex(8)
-os.environ.pop("ZMQCARLA_ADDRESS", None)
+for _name in ("ZMQCARLA_ADDRESS", "ZMQCARLA_KEYS", "ZMQCARLA_INSECURE"):
+    os.environ.pop(_name, None)
 os.environ.pop("CARLA_ROOT", None)
 # Workers and other child processes find the envs of the tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))

@@ -317,14 +317,14 @@ def command(router: zmq.Socket[bytes], route: bytes, report: Report, answers: co
             message = p.decode(header)
             answers[message.kind] += 1
             if isinstance(message, p.RowReply) and (message.lease_id, message.seq) == (lease_id, seq):
+                outcome, answer = message.outcome, p.unpack(payloads[0])
                 break
         else:
             report.violations.append(f"no answer to {op}")
             return
-    answer = p.unpack(payloads[0])
     report.steps_checked += 1
-    if message.outcome != "ok" or answer[:3] != [1.5, False, False]:
-        report.violations.append(f"step: found {message.outcome} {answer}")
+    if outcome != "ok" or answer[:3] != [1.5, False, False]:
+        report.violations.append(f"step: found {outcome} {answer}")
 
 
 def free_port() -> int:

@@ -38,6 +38,39 @@ def dealer() -> zmq.Socket[bytes]:
     return made
 
 
+class Caller:
+    """Connects a socket to the broker, and again after the broker has refused its key: ZeroMQ itself gives up then.
+
+    Args:
+        socket: made by `dealer`.
+        address: of the broker.
+
+    Raises:
+        KeysError: the address wants keys, and they are missing, or open to others.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
+        self._socket = socket
+        self._refusals: zmq.Socket[bytes] | None = None
+        if protocol.keys_for(address) is not None:
+            self._refusals = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._endpoint = protocol.connect_to_broker(socket, address)
+
+    def look(self) -> None:
+        """Knock again if the last time was refused: the key may be on the list by now."""
+        if self._refusals is not None and self._refusals.poll(0):
+            self._refusals.recv_multipart()
+            self._socket.disconnect(self._endpoint)
+            self._socket.connect(self._endpoint)
+
+    def close(self) -> None:
+        """Stop looking; the socket stays."""
+        if self._refusals is not None:
+            self._socket.disable_monitor()
+            self._refusals.close(linger=0)
+            self._refusals = None
+
+
 class BrokerLink:
     """One DEALER socket for all workers of a supervisor.
 
@@ -53,7 +86,7 @@ class BrokerLink:
         self.sweep_wanted = False
         self.socket = dealer()
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
-        protocol.connect_to_broker(self.socket, address)
+        self._caller = Caller(self.socket, address)
         self._address = address
         self._complain_at: float | None = None
         self._sent: dict[str, protocol.Register] = {}
@@ -76,6 +109,7 @@ class BrokerLink:
             vitals_of: tells how the worker of an id does; asked when a heartbeat is due.
         """
         self._complain(offers, now)
+        self._caller.look()
         if not self._flush():
             return
         due = now >= self._due_at
@@ -112,6 +146,7 @@ class BrokerLink:
     def close(self) -> None:
         """Send what is still queued, for a moment, and let go."""
         self._flush()
+        self._caller.close()
         self.socket.close(linger=_LAST_MESSAGES_MS)
 
     def _take(self, message: protocol.Message) -> None:

@@ -23,32 +23,26 @@ _FAILURES: Final = (
 )
 
 
-def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """A DEALER that never blocks its process at exit.
-
-    Raises:
-        KeysError: the address wants keys, and they are missing, or open to others.
-    """
+def dealer(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """A socket that never blocks its process at exit; to be connected."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, p.MAX_PAYLOAD_BYTES)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-    try:
-        p.connect_to_broker(socket, address)
-    except BaseException:
-        socket.close()
-        raise
     return socket
 
 
 class Handshakes:
-    """Watches the handshakes of a socket for as long as the context lasts.
+    """Connects a socket, and watches its handshakes for as long as the context lasts.
 
     Args:
-        socket: to the broker.
+        socket: made by `dealer`.
         address: of the broker.
+
+    Raises:
+        KeysError: the address wants keys, and they are missing, or open to others.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
@@ -57,7 +51,12 @@ class Handshakes:
         self._no_details = 0
 
     def __enter__(self) -> Handshakes:
-        self._monitor = self._socket.get_monitor_socket(_FAILURES)
+        self._monitor = self._socket.get_monitor_socket(_FAILURES)  # first: a refusal is told once
+        try:
+            p.connect_to_broker(self._socket, self._address)
+        except BaseException:
+            self.__exit__()
+            raise
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)

@@ -29,7 +29,7 @@ from zmqcarla.broker.errors import (
     ProtocolError,
     ProtocolVersionError,
 )
-from zmqcarla.broker_socket import Handshakes, connect
+from zmqcarla.broker_socket import Handshakes, dealer
 
 _SLICE_MS: Final = 500
 """How long a wait sleeps before it looks whether the lease still lives."""
@@ -155,8 +155,8 @@ class Lease:
             LeaseRefusedError: no worker of the pool will ever serve this.
             ProtocolVersionError: client and broker are of different releases.
         """
-        context, socket = _connected(address)
-        lease = cls(address, context, socket)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        lease = cls(address, context, dealer(context))
         request = p.LeaseRequest(
             p.PROTOCOL, secrets.token_bytes(8), num_envs, env_id, float(timeout_s), float(ttl_s), simulator, gpu
         )
@@ -353,21 +353,13 @@ class Lease:
         self._context.term()
 
 
-def _connected(address: str) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes]]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        return context, connect(context, address)
-    except BaseException:
-        context.term()
-        raise
-
-
 def _renew(
     context: zmq.Context[zmq.Socket[bytes]], address: str, message: p.Renew, stop: threading.Event, news: _News
 ) -> None:
     """Body of the background thread; holds no reference to the Lease, so that a forgotten one is collected."""
-    socket = connect(context, address)
+    socket = dealer(context)
     try:
+        p.connect_to_broker(socket, address)
         while not stop.wait(p.HEARTBEAT_S):
             if socket.poll(0, zmq.POLLOUT):
                 socket.send(p.encode(dataclasses.replace(message, workers=news.workers)), zmq.NOBLOCK)
@@ -413,7 +405,8 @@ def ask_status(address: str, timeout_s: float = 5.0) -> dict[str, Any]:
         KeysError: the address wants keys, which are missing or refused.
         ProtocolError: the broker does not understand the question.
     """
-    context, socket = _connected(address)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = dealer(context)
     try:
         with Handshakes(socket, address) as handshakes:
             socket.send(p.encode(p.StatusRequest(p.PROTOCOL, secrets.token_bytes(8))))
