@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,23 @@ class KeyedPool:
         hosts: how many supervisors.
         workers: how many workers each has.
         ttl_s: time to live of supervisors.
+        address: where the broker serves.
         fields: further fields of WorkerConfig.
     """
 
-    def __init__(self, directory: Path, hosts: int = 1, workers: int = 1, ttl_s: float = 30.0, **fields: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        hosts: int = 1,
+        workers: int = 1,
+        ttl_s: float = 30.0,
+        address: str = "tcp://127.0.0.1",
+        **fields: Any,
+    ) -> None:
         self.keys = KeyFolder(directory / "keys")
         self.keys.make(None)
         self.port = free_port()
-        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.address = f"{address}:{self.port}"
         self.log = directory / "broker.log"
         self.processes = [self._start(self.keys, "zmqcarla.broker", "--address", self.address)]
         for host in range(hosts):
@@ -52,19 +62,26 @@ class KeyedPool:
         self.wait_ready(hosts * workers)
 
     def start_host(
-        self, directory: Path, keys: KeyFolder, name: str, workers: int = 1, ttl_s: float = 30.0, **fields: Any
+        self,
+        directory: Path,
+        keys: KeyFolder,
+        name: str,
+        workers: int = 1,
+        ttl_s: float = 30.0,
+        prefix: Sequence[str] = (),
+        **fields: Any,
     ) -> psutil.Popen:
-        """A supervisor with these keys."""
+        """A supervisor with these keys; `prefix` is a command that runs it somewhere else."""
         configs = tuple([WorkerConfig(worker_id=f"{name}-{one}", **_WORKER | fields) for one in range(workers)])
         logs = str(directory / "logs")
         config = SupervisorConfig(broker=self.address, workers=configs, log_directory=logs, ttl_s=ttl_s)
-        self.processes.append(self._start(keys, "zmqcarla.workers", config.to_json()))
+        self.processes.append(self._start(keys, "zmqcarla.workers", config.to_json(), prefix=prefix))
         return self.processes[-1]
 
-    def _start(self, keys: KeyFolder, *arguments: str) -> psutil.Popen:
+    def _start(self, keys: KeyFolder, *arguments: str, prefix: Sequence[str] = ()) -> psutil.Popen:
         environment = {**os.environ, p.KEYS_VARIABLE: str(keys.path)}
         with self.log.open("ab") as log:
-            return psutil.Popen([sys.executable, "-m", *arguments], stderr=log, env=environment)
+            return psutil.Popen([*prefix, sys.executable, "-m", *arguments], stderr=log, env=environment)
 
     def states(self) -> dict[str, str]:
         """The state of each worker."""
