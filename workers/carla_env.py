@@ -94,7 +94,7 @@ class CarlaEnv(SnapshotMethods):
         self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
-        self._snapshots = SnapshotStore(self.config.snapshot_bytes)
+        self._snapshots = SnapshotStore(self.config.snapshot_bytes, self._snapshot_folder)
         self._difficulty = self.config.difficulty
         self._routes = () if self.config.routes is None else read_routes(self.config.routes)
         if self.config.connect is None and self._simulator == "carla":
@@ -123,6 +123,16 @@ class CarlaEnv(SnapshotMethods):
             return self._go_back(options, seed)
         super().reset(seed=seed)
         return self._begin(seed, {"difficulty": self.difficulty, **(options or {})})
+
+    def _snapshot_folder(self) -> Path | None:
+        """Where snapshots are written; the server's port, which may be part of it, is known by the first reset."""
+        named = self.config.snapshot_folder
+        if named is None:
+            return None
+        port = self._claim.block.rpc if self._claim is not None else None
+        if port is None and self.config.connect is not None:
+            port = self.config.address()[1]
+        return Path(named.replace("{port}", str(port)))
 
     def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
         """Start the episode that the generator and the options make."""
