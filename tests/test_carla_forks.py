@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -116,3 +117,16 @@ def test_the_script_in_the_docs_runs(pool: LocalPool, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [re.fullmatch(r"round \d: mean return -?[\d.]+", line) is not None for line in lines] == [True] * 4
+
+
+def test_the_visual_tool_finds_every_path_the_same(pool: LocalPool, tmp_path: Path) -> None:
+    tool = Path(__file__).parents[1] / "tools/visual_snapshot.py"
+    options = ["--num-workers", str(N), "--test-branching", "--save-images", "--steps", "6", "--address", pool.address]
+    command = [sys.executable, str(tool), *options, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"branches.png", "paths.png", "positions.json", "restored.png", "summary.json"}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["differences_m"] == {"again": 0, "alike 0": 0, "alike 1": 0}
+    assert summary["branching"]["steps_since_branch"] == 6
