@@ -45,7 +45,7 @@ def test_members_of_a_group_see_the_same_until_they_act_differently(
     new_vec_env: NewVecEnv, pool: LocalPool, transport: str
 ) -> None:
     vec = new_vec_env(N, CARLA, {"image_size": (48, 32)}, pool.address, transport=transport)
-    vec.reset(seed=11)  # two routes
+    observations, _ = vec.reset(seed=11)  # two routes
     for step in range(5):
         observations, *_ = vec.step(drive(step))
     assert not same_rows(observations)
@@ -92,16 +92,17 @@ def test_grpo_carla_env_branches_and_goes_on(pool: LocalPool) -> None:
     env = zmqcarla.GRPOCarlaEnv(N, address=pool.address, observation="state")
     try:
         env.reset(seed=3)
-        for step in range(3):
-            observation, *_ = env.single_step(drive(step)[0])
+        env.single_step(drive(0)[0])
+        observation, *_ = env.single_step(drive(1)[0])
         observations, _ = env.fork_from_snapshot(env.save_snapshot())
         assert all(np.array_equal(one["vehicle_state"], observation["vehicle_state"]) for one in observations)
-        for _ in range(3):
-            *_, infos = env.branch_step([drive(0)[0], np.array([0.0, 0.0, 1.0], np.float32)])
+        apart = [drive(0)[0], np.array([0.0, 0.0, 1.0], np.float32)]
+        env.branch_step(apart)
+        *_, infos = env.branch_step(apart)
         assert infos[0]["speed_mps"] > infos[1]["speed_mps"]
         env.select_branch(1)
         *_, info = env.single_step(drive(0)[0])
-        assert info["episode_steps"] == 7
+        assert info["episode_steps"] == 5
     finally:
         env.close()
 
@@ -121,7 +122,7 @@ def test_the_script_in_the_docs_runs(pool: LocalPool, tmp_path: Path) -> None:
 
 def test_the_visual_tool_finds_every_path_the_same(pool: LocalPool, tmp_path: Path) -> None:
     tool = Path(__file__).parents[1] / "tools/visual_snapshot.py"
-    options = ["--num-workers", str(N), "--test-branching", "--save-images", "--steps", "6", "--address", pool.address]
+    options = ["--num-workers", str(N), "--test-branching", "--save-images", "--steps", "4", "--address", pool.address]
     command = [sys.executable, str(tool), *options, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -129,4 +130,4 @@ def test_the_visual_tool_finds_every_path_the_same(pool: LocalPool, tmp_path: Pa
     assert written == {"branches.png", "paths.png", "positions.json", "restored.png", "summary.json"}
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["differences_m"] == {"again": 0, "alike 0": 0, "alike 1": 0}
-    assert summary["branching"]["steps_since_branch"] == 6
+    assert summary["branching"]["steps_since_branch"] == 4
