@@ -88,7 +88,8 @@ def test_a_restore_is_a_reset_and_takes_no_other_orders(env: CarlaEnv, saved: by
 
 
 def test_the_observation_goes_where_it_was_told_to_go(env: CarlaEnv, saved: bytes) -> None:
-    views = {name: np.full(space.shape, 9.0, space.dtype) for name, space in env.observation_space.spaces.items()}
+    spaces: dict[str, Any] = dict(env.observation_space.items())  # type: ignore[attr-defined]
+    views = {name: np.full(space.shape, 9.0, space.dtype) for name, space in spaces.items()}
     env.bind_out(views)
     seen, _ = env.restore_snapshot("one")
     assert all(seen[name] is views[name] for name in views)
@@ -182,7 +183,7 @@ def test_a_folder_keeps_what_memory_has_no_room_for(saved: bytes, tmp_path: Path
     assert again.get("one") == saved
     again.delete("one")
     again.delete("two")
-    assert list((tmp_path / "kept").iterdir()) == again.list() == []
+    assert not [*(tmp_path / "kept").iterdir(), *again.list()]
     with pytest.raises(SnapshotError, match=r"found '\.\./one'"):
         again.get("../one")
 
@@ -277,6 +278,23 @@ def test_the_calls_of_the_simulator_say_what_they_cannot_do(server: Server) -> N
     nobody = SimulatorCalls("127.0.0.1", FIRST_PORT + 399, 1.0)
     with pytest.raises(SimulatorError, match="refused"):
         nobody.light_cycles()
+
+
+def test_the_report_notices_a_state_that_nobody_can_set(tmp_path: Path) -> None:
+    with running_servers(FIRST_PORT, tmp_path, {"town": None}, "--hidden-state") as servers:
+        env = connected(servers["town"])
+        env.reset(seed=1)
+        driven(env, some_actions(20))
+        saved = env.save_snapshot()
+        first = env.restore_snapshot(saved)[1]["restore"]
+        driven(env, [STRAIGHT_ON] * 10)
+        report = env.restore_snapshot(saved)[1]["restore"]
+        env.close()
+    # At once the springs are as they were; ten steps later the body swings otherwise.
+    assert first["position_error_max_m"] == 0.0
+    assert report["position_error_max_m"] > 1e-3
+    assert report["ticks_used"] == report["missing"] == report["extra"] == 0
+    assert report["speed_error_max_mps"] == report["heading_error_max_deg"] == 0.0
 
 
 def test_the_env_is_registered_with_the_methods() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -129,9 +130,11 @@ class CarlaEnv(SnapshotMethods):
         named = self.config.snapshot_folder
         if named is None:
             return None
-        port = self._claim.block.rpc if self._claim is not None else None
-        if port is None and self.config.connect is not None:
-            port = self.config.address()[1]
+        if "{port}" not in named:
+            return Path(named)
+        if self.config.connect is None and self.server is None:
+            return None
+        port = self.config.address()[1] if self.server is None else self.server.spec.port
         return Path(named.replace("{port}", str(port)))
 
     def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
