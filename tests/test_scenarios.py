@@ -183,7 +183,7 @@ def test_a_patch_of_debris_pulls_at_the_wheel_and_nothing_else_does(env: CarlaEn
 
 
 def test_the_car_ahead_brakes_stands_and_drives_on(env: CarlaEnv) -> None:
-    observation, _ = begun(env, "HardBreakRoute")
+    observation, info = begun(env, "HardBreakRoute")
     (scenario,) = programme(env).scenarios
     driver, speeds = LaneFollowingDriver(), []
     while scenario.phase.value != "over":
@@ -200,7 +200,7 @@ def test_the_car_ahead_brakes_stands_and_drives_on(env: CarlaEnv) -> None:
 
 
 def test_who_waits_for_the_walker_is_not_charged(env: CarlaEnv) -> None:
-    observation, _ = begun(env, "DynamicObjectCrossing")
+    observation, info = begun(env, "DynamicObjectCrossing")
     (scenario,) = programme(env).scenarios
     driver = LaneFollowingDriver(cruise_mps=5.0)
     while scenario.phase.value != "over":
@@ -215,7 +215,7 @@ def test_a_scenario_that_takes_too_long_is_charged_and_cleared_away(
     env: CarlaEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Obstacle, "timeout_s", 4.0)
-    observation, _ = begun(env, "ParkedObstacle")
+    observation, info = begun(env, "ParkedObstacle")
     (scenario,) = programme(env).scenarios
     driver = LaneFollowingDriver(cruise_mps=5.0)
     while scenario.phase.value != "over":
@@ -226,7 +226,7 @@ def test_a_scenario_that_takes_too_long_is_charged_and_cleared_away(
 
 
 def test_letting_an_emergency_vehicle_pass_is_not_charged(env: CarlaEnv) -> None:
-    observation, _ = begun(env, "YieldToEmergencyVehicle")
+    observation, info = begun(env, "YieldToEmergencyVehicle")
     (scenario,) = programme(env).scenarios
     driver = LaneFollowingDriver()
     while scenario.phase.value != "over":
@@ -242,7 +242,7 @@ def test_letting_an_emergency_vehicle_pass_is_not_charged(env: CarlaEnv) -> None
 
 
 def test_lights_of_a_junction_with_priority_are_green_for_the_ego(env: CarlaEnv) -> None:
-    observation, _ = begun(env, "PriorityAtJunction")
+    observation, info = begun(env, "PriorityAtJunction")
     (scenario,) = programme(env).scenarios
     driver, red = LaneFollowingDriver(), 0
     while scenario.phase.value != "over":
@@ -273,7 +273,7 @@ def test_what_cannot_take_place_is_listed_with_its_reason(env: CarlaEnv) -> None
 def test_actors_that_find_no_room_are_tried_again_and_then_given_up(env: CarlaEnv) -> None:
     import carla  # noqa: PLC0415 - only for one place
 
-    observation, _ = begun(env, "ParkedObstacle")
+    observation, info = begun(env, "ParkedObstacle")
     (scenario,) = programme(env).scenarios
     assert env.session is not None
     blueprint = env.session.world.get_blueprint_library().find("vehicle.carlamotors.firetruck")
@@ -289,41 +289,36 @@ def test_actors_that_find_no_room_are_tried_again_and_then_given_up(env: CarlaEn
     assert others(env) == 0
 
 
-def trace(env: CarlaEnv, steps: int) -> list[tuple[float, ...]]:
-    """Where the ego and the scenarios' actors are after each step of a drive that sees nothing."""
+Places = list[tuple[float, ...]]
+
+
+def course(env: CarlaEnv, observation: dict[str, Any], steps: int) -> tuple[Places, dict[str, Any]]:
+    """Drive without seeing anything; return where the ego and the scenarios' actors are after each step."""
     driver, seen = LaneFollowingDriver(), []
-    observation = trace_start(env)
     for _ in range(steps):
         observation, *_ = env.step(driver(observation))
         assert env.episode is not None
         actors = [each.actor(part) for each in programme(env).scenarios for part in each.actors]
         places = [actor.get_transform() for actor in (env.episode.vehicle, *actors)]
         seen.append(tuple(x for p in places for x in (p.location.x, p.location.y, p.rotation.yaw)))
-    return seen
-
-
-def trace_start(env: CarlaEnv) -> dict[str, Any]:
-    """The observation of the present moment, without a step."""
-    return env._observation()
+    return seen, observation
 
 
 @pytest.mark.parametrize("name", ["AccidentTwoWays", "several"])
 def test_one_seed_gives_one_course(env: CarlaEnv, name: str) -> None:
     runs = []
     for seed in (5, 5, 6):
-        begun(env, name, seed)
-        runs.append(trace(env, 260))
+        observation, _ = begun(env, name, seed)
+        runs.append(course(env, observation, 220)[0])
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
 @pytest.mark.parametrize("name", ["AccidentTwoWays", "PedestrianCrossing", "HardBreakRoute"])
 def test_a_state_is_plain_and_goes_on_the_same_in_another_programme(env: CarlaEnv, name: str) -> None:
-    begun(env, name)
-    trace(env, 150)
-    through = trace(env, 110)
-    begun(env, name)
-    trace(env, 150)
+    _, halfway = course(env, begun(env, name)[0], 150)
+    through, _ = course(env, halfway, 90)
+    _, halfway = course(env, begun(env, name)[0], 150)
     old = programme(env)
     state = msgpack.unpackb(msgpack.packb(old.get_state()))
     assert env.session is not None
@@ -333,14 +328,13 @@ def test_a_state_is_plain_and_goes_on_the_same_in_another_programme(env: CarlaEn
     new = Programme(stage, env.episode.scene.spec.scenarios, state["seed"])
     new.set_state(state)
     env.episode.programme = new
-    assert trace(env, 110) == through
+    assert course(env, halfway, 90)[0] == through
     with pytest.raises(ValueError, match="restore it on the same route with its seed"):
         Programme(stage, (), state["seed"]).set_state(state)
 
 
 def test_the_end_of_an_episode_takes_its_actors_along(env: CarlaEnv) -> None:
-    begun(env, "several")
-    trace(env, 60)
+    course(env, begun(env, "several")[0], 60)
     assert others(env) > 3
     begun(env, "nothing")
     assert others(env) == 0

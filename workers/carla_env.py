@@ -259,10 +259,9 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         scene, session = self.episode.scene, self.session
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
-        programme = self.episode.programme
-        phases = {} if programme is None else programme.phases
-        summary = self.episode.score.summary(scene.route.length_m)
-        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
+        assert self.episode.programme is not None
+        summary = {**self.episode.score.summary(scene.route.length_m), **self.episode.programme.report()}
+        return {"route_id": route_id, "town": town, **summary}
 
     def _choose_route(self, session: Session, options: dict[str, Any]) -> RouteSpec | None:
         """Return the route of the file that the options name, or a random one of the town; load its town."""

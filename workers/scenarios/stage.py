@@ -33,6 +33,7 @@ class Stage:
         map: its road network.
         route: the line to drive.
         delta_s: simulated seconds per tick.
+        brought: type and place (x, y in metres) of every actor that came.
     """
 
     def __init__(self, session: Session, route: Route, delta_s: float) -> None:
@@ -40,6 +41,7 @@ class Stage:
         self.map: Any = session.map
         self.route = route
         self.delta_s = delta_s
+        self.brought: list[tuple[str, float, float]] = []
         self._known: dict[int, Any] = {}
         step = np.diff(route.xy_m, axis=0)
         heading = np.arctan2(step[:, 1], step[:, 0])
@@ -169,6 +171,7 @@ class Stage:
             at = place.location
             raise CannotTakePlaceError(f"expected room for {blueprint_id} at ({at.x:.1f}, {at.y:.1f}), found none")
         self._known[int(actor.id)] = actor
+        self.brought.append((blueprint_id, place.location.x, place.location.y))
         if not moves:
             actor.set_simulate_physics(False)
         return int(actor.id)
