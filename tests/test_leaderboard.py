@@ -45,6 +45,7 @@ BLOCKED_S = 180.0
 
 missing = [name for name in ROOTS if not os.environ.get(name)]
 pytestmark = [
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(missing), reason=f"needs checkouts of CARLA's repositories, named by {', '.join(missing)}"),
     pytest.mark.skipif(not ROUTES.exists() or not TOWN.exists(), reason="CARLA's maps are not beside this checkout"),
 ]

@@ -33,6 +33,15 @@ FAR = '<distance value="35"/>'
 SLOW_FLOW = '<flow_speed value="8"/><source_dist_interval from="15" to="25"/>'
 NEARBY = '<distance value="60"/>'
 FROM_LEFT = '<direction value="left"/>'
+CROSS_FLOW = (
+    '<start_actor_flow x="111.75" y="-20" z="0"/><end_actor_flow x="111.75" y="-150" z="0"/>'
+    '<flow_speed value="6"/><source_dist_interval from="12" to="20"/>'
+)
+SAME_FLOW = (
+    '<start_actor_flow x="150" y="-169.75" z="0"/><end_actor_flow x="285" y="-169.75" z="0"/>'
+    '<flow_speed value="6"/><source_dist_interval from="12" to="20"/>'
+)
+RAMP = '<other_actor_location x="140" y="-169.75" z="0"/>'
 CAR, WALKER, PROP = "vehicle", "walker", "static"
 
 # kind: way, parameters, actors that there have to be at some time, what happens to a driver who sees nothing
@@ -47,6 +56,11 @@ CASES: dict[str, tuple[str, str, Counter[str], set[str]]] = {
     "HardBreakRoute": ("street", "", Counter({CAR: 1}), {"collisions_vehicle"}),
     "HazardAtSideLane": ("street", FAR, Counter({CAR: 2}), {"collisions_vehicle"}),
     "HazardAtSideLaneTwoWays": ("street", FAR, Counter({CAR: 3}), {"collisions_vehicle"}),
+    "EnterActorFlow": ("street", CROSS_FLOW, Counter({CAR: 2}), set()),
+    "HighwayCutIn": ("avenue", RAMP, Counter({CAR: 1}), set()),
+    "HighwayExit": ("street", CROSS_FLOW, Counter({CAR: 2}), set()),
+    "InterurbanActorFlow": ("street", CROSS_FLOW, Counter({CAR: 2}), set()),
+    "MergerIntoSlowTraffic": ("avenue", SAME_FLOW, Counter({CAR: 2}), set()),
     "InvadingTurn": ("street", '<distance value="30"/>', Counter({CAR: 1, PROP: 3}), set()),
     "NonSignalizedJunctionLeftTurn": ("left", SLOW_FLOW, Counter({CAR: 3}), set()),
     "NonSignalizedJunctionRightTurn": ("left", SLOW_FLOW, Counter({CAR: 3}), set()),
@@ -250,6 +264,23 @@ def test_lights_of_a_junction_with_priority_are_green_for_the_ego(env: CarlaEnv)
         red += scenario.running and env.moment.ego.light_is_red
     assert red <= 1
     assert not any(each["kind"] == "red_light" for each in info["infractions"])
+
+
+def test_a_car_from_the_next_lane_cuts_in_before_the_ego(env: CarlaEnv) -> None:
+    observation, _ = begun(env, "HighwayCutIn")
+    (scenario,) = programme(env).scenarios
+    driver, seen = LaneFollowingDriver(cruise_mps=6.0), []
+    while scenario.phase.value != "over":
+        observation, _, terminated, truncated, _ = env.step(driver(observation))
+        assert not terminated
+        assert not truncated
+        if "cut in" in scenario.actors:
+            place = scenario.actor("cut in").get_location()
+            seen.append((place.x - env.moment.ego.position_m[0], place.y))
+    assert seen[1][1] == pytest.approx(-169.75, abs=0.3)
+    ahead_m, y_m = seen[-1]
+    assert y_m == pytest.approx(-173.25, abs=0.6)
+    assert 2.0 < ahead_m < 30.0
 
 
 # ------------------------------------------------------------------------------------------------- files, seeds, states

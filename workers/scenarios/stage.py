@@ -60,6 +60,12 @@ class Stage:
             raise CannotTakePlaceError(f"expected its trigger on the route, found it {distance_m[best]:.0f} m off")
         return float(self.route.s_m[best])
 
+    def nearest(self, x_m: float, y_m: float) -> tuple[float, float]:
+        """Return the place on the route that is nearest to one of the world, and how far it is from there."""
+        distance_m = np.linalg.norm(self.route.xy_m - (x_m, y_m), axis=1)
+        k = int(distance_m.argmin())
+        return float(self.route.s_m[k]), float(distance_m[k])
+
     def lane_at(self, s_m: float) -> Any:
         """Return the waypoint of the lane under a place of the route.
 
