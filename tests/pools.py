@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,18 @@ class Hosts:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
                 process.wait(20)
+
+
+@contextlib.contextmanager
+def mortal_workers(workers: int, *env_patterns: str) -> Generator[Hosts]:
+    """One host whose workers may die as often as they like."""
+    limits: dict[str, Any] = {"max_restarts": 1000, "stable_start_s": 0.0, "step_timeout_s": 10.0}
+    with tempfile.TemporaryDirectory(prefix="zq-") as directory:
+        hosts = Hosts(Path(directory), workers=workers, ttl_s=30.0, env_patterns=env_patterns, **limits)
+        try:
+            yield hosts
+        finally:
+            hosts.close()
 
 
 _WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}

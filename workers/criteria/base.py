@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -138,6 +139,15 @@ class Criterion(ABC):
     """
 
     infractions: list[Infraction] = field(default_factory=list, init=False)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what it has noted so far, by the names of its fields, for `set_state` of one made alike."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.init}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another one has noted."""
+        for name, value in state.items():
+            setattr(self, name, list(value) if isinstance(value, list) else value)
 
     @abstractmethod
     def update(self, tick: Tick) -> None:
