@@ -18,7 +18,6 @@ from zmqcarla.workers.scenarios.base import Scenario
 from zmqcarla.workers.scenarios.kinds import KINDS
 from zmqcarla.workers.scenarios.obstacles import Obstacle
 from zmqcarla.workers.scenarios.programme import Programme
-from zmqcarla.workers.scenarios.stage import Stage
 from zmqcarla.workers.servers import Server, ServerSpec, launch
 
 TOWN = "ZmqTown"
@@ -346,22 +345,28 @@ def test_one_seed_gives_one_course(env: CarlaEnv, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["AccidentTwoWays", "PedestrianCrossing", "HardBreakRoute"])
-def test_a_state_is_plain_and_goes_on_the_same_in_another_programme(env: CarlaEnv, name: str) -> None:
-    _, halfway = course(env, begun(env, name)[0], 150)
+def test_a_snapshot_goes_on_in_the_middle_of_a_scenario(env: CarlaEnv, name: str) -> None:
+    _, halfway = course(env, begun(env, name)[0], 165)
+    (scenario,) = programme(env).scenarios
+    assert scenario.phase.value in ("ready", "running")
+    state = programme(env).get_state()
+    assert msgpack.unpackb(msgpack.packb(state)) == state
+    saved = env.save_snapshot(name)
     through, _ = course(env, halfway, 90)
-    _, halfway = course(env, begun(env, name)[0], 150)
-    old = programme(env)
-    state = msgpack.unpackb(msgpack.packb(old.get_state()))
-    assert env.session is not None
-    assert env.episode is not None
-    assert env.episode.scene.spec is not None
-    stage = Stage(env.session, env.episode.scene.route, env.config.delta_s)
-    new = Programme(stage, env.episode.scene.spec.scenarios, state["seed"])
-    new.set_state(state)
-    env.episode.programme = new
-    assert course(env, halfway, 90)[0] == through
+    score = programme(env).report(), env.episode and env.episode.score.value
+    begun(env, "nothing")
+    observation, _ = env.restore_snapshot(saved)
+    assert course(env, observation, 90)[0] == through
+    assert (programme(env).report(), env.episode and env.episode.score.value) == score
+    env.delete_snapshot(saved)
+
+
+def test_a_state_is_for_its_own_route_only(env: CarlaEnv) -> None:
+    begun(env, "several")
+    state = programme(env).get_state()
+    begun(env, "nothing")
     with pytest.raises(ValueError, match="restore it on the same route with its seed"):
-        Programme(stage, (), state["seed"]).set_state(state)
+        programme(env).set_state(state)
 
 
 def test_the_end_of_an_episode_takes_its_actors_along(env: CarlaEnv) -> None:

@@ -321,9 +321,9 @@ class CarlaEnv(SnapshotMethods):
         scene, session = self.episode.scene, self.session
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
-        assert self.episode.programme is not None
-        summary = {**self.episode.score.summary(scene.route.length_m), **self.episode.programme.report()}
-        return {"route_id": route_id, "town": town, **summary}
+        programme = self.episode.programme
+        staged = {"scenarios": [], "scenario_actors": []} if programme is None else programme.report()
+        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m), **staged}
 
     def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         return Episode(session, self.config, self.np_random, options, spec)

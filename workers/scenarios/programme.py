@@ -44,12 +44,12 @@ class Programme:
                 self.scenarios.append(KINDS[spec.kind](spec, stage, trigger_s_m, rng))
             except CannotTakePlaceError as error:
                 self._never.append(f"{spec.name} ({spec.kind}): {error}")
-        self._skipped = tuple(self._never)
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """Those that do not take place, with the reason; more may come, where actors find no room."""
-        return self._skipped
+        failed = (f"{each.name}: {each.reason}" for each in self.scenarios if each.phase is Phase.SKIPPED)
+        return (*self._never, *failed)
 
     def report(self) -> dict[str, Any]:
         """Return how far each scenario came and where its trigger was, and which actors came where: plain values."""
@@ -73,8 +73,6 @@ class Programme:
         if not going:
             return NOTHING_STAGED
         overdue = tuple(each.name for each in going if each.advance(tick))
-        failed = [f"{each.name}: {each.reason}" for each in self.scenarios if each.phase is Phase.SKIPPED]
-        self._skipped = (*self._never, *failed)
         running = [each for each in going if each.running]
         if not running and not overdue:
             return NOTHING_STAGED

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from zmqcarla.broker.errors import SnapshotError
-from zmqcarla.workers.criteria.base import Hit, Infraction, Kind, Tick
+from zmqcarla.workers.criteria.base import Hit, Infraction, Kind, Staged, Tick
 from zmqcarla.workers.criteria.lanes import LaneSeen
 from zmqcarla.workers.ego import EgoState
 from zmqcarla.workers.events import StepEvents
@@ -23,7 +23,8 @@ from zmqcarla.workers.navigation import RoadOption, RouteState
 from zmqcarla.workers.surroundings import StopSign
 
 RECORDS: Final[dict[str, type[Any]]] = {
-    each.__name__: each for each in (EgoState, Hit, Infraction, LaneSeen, RouteState, StepEvents, StopSign, Tick)
+    each.__name__: each
+    for each in (EgoState, Hit, Infraction, LaneSeen, RouteState, Staged, StepEvents, StopSign, Tick)
 }
 """Classes whose objects are made of their fields, in order."""
 
