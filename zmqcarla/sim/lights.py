@@ -100,6 +100,19 @@ class TrafficLights:
             self.reset(group)
         self._table.records["elapsed_s"][self._rows] = 0.0
 
+    def cycles(self) -> list[tuple[int, int, float]]:
+        """Where each group is: number of its phase, of the phase's stage, and time (s) since the stage began."""
+        return list(zip(self._phase, self._stage, self._elapsed_s.tolist(), strict=True))
+
+    def set_cycles(self, cycles: Iterable[tuple[int, int, float]]) -> None:
+        """Put each group where it is to be; see `cycles`."""
+        for group, (phase, stage, elapsed_s) in enumerate(cycles):
+            self._phase[group], self._stage[group] = phase, stage
+            self._show(group)
+            self._elapsed_s[group] = elapsed_s
+        if self._lights:
+            self._table.records["elapsed_s"][self._rows] = self._elapsed_s[self._group_of]
+
     def set_time(self, light: TrafficLight, colour: LightColour, seconds: float) -> None:
         """Set how long a colour lasts, for all lights of this light's phase."""
         records = self._table.records

@@ -353,6 +353,18 @@ class World:
         self.place_attached(roster.attached)
         self._tell_traffic([v for v in roster.vehicles if not v.asleep or v.light is not None])
 
+    def settle(self, elapsed_s: float) -> None:
+        """Begin a new frame in which no time passes, at ``elapsed_s`` of the episode.
+
+        What hangs on others goes where they are, and vehicles are told of limit and light where they stand.
+        """
+        self.frame += 1
+        self.delta_s = 0.0
+        self.elapsed_s = elapsed_s
+        self.impacts = []
+        self.place_attached(self.roster.attached)
+        self._tell_traffic(self.roster.vehicles)
+
     def place_attached(self, attached: Iterable[Actor]) -> None:
         """Move attached actors along with their parents; they move as their parents do."""
         table = self.table
