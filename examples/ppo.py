@@ -1,6 +1,6 @@
 """PPO learns to follow a route: one file, read from top to bottom.
 
-    pip install -e '.[learn,demo]'
+    pip install -e '.[learn]'
     python examples/ppo.py --seed 1 --minutes 10 --out runs/ppo1
 
 Proximal Policy Optimization (Schulman et al. 2017) with a clipped ratio and generalised advantage estimation, on
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import zmqcarla
@@ -31,8 +30,9 @@ from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE
 
 try:
     import torch  # pyright: ignore[reportMissingImports]
-except ImportError:
-    sys.exit("expected torch for this example, found none that imports; install it: pip install 'zmqcarla[learn,demo]'")
+    from matplotlib.figure import Figure
+except ImportError as error:
+    sys.exit(f"expected torch and matplotlib for this example, found: {error}; install: pip install 'zmqcarla[learn]'")
 
 ENV: dict[str, Any] = {
     "observation": "state",  # three vectors; no camera, so nothing is rendered
@@ -87,14 +87,14 @@ def to_env(actions: Any) -> FloatArray:
     return np.asarray(actions, np.float32) * SCALE
 
 
-def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
-    """One episode of every row without exploration; `policy` None does nothing at all."""
+def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int, until_s: float) -> dict[str, Any]:
+    """One episode of every row without exploration, if there is time; `policy` None does nothing at all."""
     observations, _ = vec.reset(seed=seed)
     n = vec.num_envs
     returns, completed, running = np.zeros(n), np.zeros(n), np.ones(n, bool)
     terms: defaultdict[str, float] = defaultdict(float)
-    endings = [""] * n
-    while running.any():
+    endings = ["unfinished"] * n
+    while running.any() and time.monotonic() < until_s:
         with torch.no_grad():
             actions = np.zeros((n, 2)) if policy is None else policy(torch.from_numpy(features(observations)))
         observations, rewards, terminated, truncated, infos = vec.step(to_env(actions))
@@ -109,7 +109,8 @@ def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
                 if not name.startswith("_"):
                     terms[name] += float(values[row]) / n
             completed[row] = info["route_completion"][row]
-            endings[row] = info["terminated_by"][row] or "max_steps"
+            if ended[row]:
+                endings[row] = info["terminated_by"][row] or "max_steps"
         running &= ~ended
     return {
         "mean_return": float(returns.mean()),
@@ -127,7 +128,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8, help="environments that drive at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/ppo"), help="folder for curve.png and curve.json")
     options = parser.parse_args()
-    began_s, budget_s, n = time.monotonic(), 60.0 * options.minutes, options.workers
+    n, began_s = options.workers, time.monotonic()
+    until_s = began_s + 60.0 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)  # the networks are small, and the cores belong to the simulators
@@ -139,16 +141,15 @@ def main() -> None:
 
     vec = zmqcarla.make_vec_env(n, env_kwargs=ENV, simulator="embedded", autoreset_mode="SameStep")
     with contextlib.closing(vec):
-        zero_action = evaluate(vec, None, seed=10_000 * options.seed + 5_000)
+        zero_action = evaluate(vec, None, seed=10_000 * options.seed + 5_000, until_s=until_s)
         print(f"doing nothing: mean return {zero_action['mean_return']:.1f}", flush=True)
 
         observations, _ = vec.reset(seed=10_000 * options.seed)
         seen = torch.from_numpy(features(observations))
         returns_so_far = np.zeros(n)
         episodes: list[dict[str, Any]] = []
-        trained_from_s, torch_s, steps, update = time.monotonic() - began_s, 0.0, 0, 0
-        # The rest is for the evaluation.
-        train_s = max(0.95 * budget_s - trained_from_s, 1.0)
+        torch_s, steps, update, trained_from_s = 0.0, 0, 0, time.monotonic()
+        train_s = max(0.95 * (until_s - trained_from_s), 1.0)  # the rest is for the evaluation
         batch = {
             "seen": torch.zeros(ROLLOUT, n, FEATURES),
             "actions": torch.zeros(ROLLOUT, n, 2),
@@ -156,7 +157,7 @@ def main() -> None:
             "values": torch.zeros(ROLLOUT, n),
         }
         rewards_got, ended = torch.zeros(ROLLOUT, n), torch.zeros(ROLLOUT, n)
-        while (share := (time.monotonic() - began_s - trained_from_s) / train_s) < 1.0 or update == 0:
+        while (share := (time.monotonic() - trained_from_s) / train_s) < 1.0 or update == 0:
             # Drive.
             first = len(episodes)
             for t in range(ROLLOUT):
@@ -215,17 +216,17 @@ def main() -> None:
                     optimizer.step()
             torch_s += time.monotonic() - updating_from_s
 
-            if len(episodes) > first:
-                found = {name: np.mean([one[name] for one in episodes[first:]]) for name in ("return", "route_percent")}
-                print(
-                    f"minute {(time.monotonic() - began_s) / 60.0:5.2f}  update {update:4}  steps {steps:7}  "
-                    f"episodes {len(episodes):5}  mean return {found['return']:6.1f}  "
-                    f"route {found['route_percent']:5.1f} %  noise {log_std.exp().tolist()[0]:.2f}",
-                    flush=True,
-                )
+            recent = episodes[first:] or [{"return": np.nan, "route_percent": np.nan}]
+            found = {name: np.mean([one[name] for one in recent]) for name in ("return", "route_percent")}
+            print(
+                f"minute {(time.monotonic() - began_s) / 60.0:5.2f}  update {update:4}  steps {steps:7}  "
+                f"episodes {len(episodes):5}  mean return {found['return']:6.1f}  "
+                f"route {found['route_percent']:5.1f} %  noise {log_std.exp().tolist()[0]:.2f}",
+                flush=True,
+            )
 
-        trained_s = time.monotonic() - began_s - trained_from_s
-        evaluation = evaluate(vec, actor, seed=10_000 * options.seed + 5_000)
+        trained_s = time.monotonic() - trained_from_s
+        evaluation = evaluate(vec, actor, seed=10_000 * options.seed + 5_000, until_s=until_s)
     tenths = [
         [one["return"] for one in episodes if k * steps / 10 < one["step"] <= (k + 1) * steps / 10] for k in range(10)
     ]
