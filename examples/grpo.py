@@ -241,6 +241,7 @@ def main() -> None:
         tenths[min(int(10 * (one["step"] - 1) / steps), 9)] += one["returns"]
     means = [float(np.mean(tenth)) if tenth else None for tenth in tenths]
     summary = {
+        "example": "grpo",
         "settings": {"seed": options.seed, "minutes": options.minutes, "workers": n, "groups": options.groups}
         | {"kl": options.kl, "env": ENV, "horizon": HORIZON},
         "steps": steps,

@@ -147,7 +147,7 @@ def main() -> None:
         observations, _ = vec.reset(seed=10_000 * options.seed)
         seen = torch.from_numpy(features(observations))
         returns_so_far = np.zeros(n)
-        episodes: list[dict[str, Any]] = []
+        curve: list[dict[str, Any]] = []
         torch_s, steps, update, trained_from_s = 0.0, 0, 0, time.monotonic()
         train_s = max(0.95 * (until_s - trained_from_s), 1.0)  # the rest is for the evaluation
         batch = {
@@ -159,7 +159,8 @@ def main() -> None:
         rewards_got, ended = torch.zeros(ROLLOUT, n), torch.zeros(ROLLOUT, n)
         while (share := (time.monotonic() - trained_from_s) / train_s) < 1.0 or update == 0:
             # Drive.
-            first = len(episodes)
+            returns: list[float] = []  # of the episodes that end now
+            completed: list[float] = []
             for t in range(ROLLOUT):
                 with torch.no_grad():
                     chances = torch.distributions.Normal(actor(seen), log_std.exp())
@@ -178,13 +179,13 @@ def main() -> None:
                         last = {name: part[None] for name, part in infos["final_obs"][row].items()}
                         with torch.no_grad():
                             rewards_got[t, row] += GAMMA * critic(torch.from_numpy(features(last)))[0, 0]
-                    if not infos.get("_worker_lost", np.zeros(n, bool))[row]:
-                        percent = float(infos["final_info"]["route_completion"][row])
-                        place = {"step": steps + (t + 1) * n, "minute": (time.monotonic() - began_s) / 60.0}
-                        episodes.append({**place, "return": float(returns_so_far[row]), "route_percent": percent})
+                    if "worker_lost" not in infos or not infos["_worker_lost"][row]:
+                        returns.append(float(returns_so_far[row]))
+                        completed.append(float(infos["final_info"]["route_completion"][row]))
                     returns_so_far[row] = 0.0
             steps, update = steps + ROLLOUT * n, update + 1
             updating_from_s = time.monotonic()
+            curve.append({"step": steps, "minute": (updating_from_s - began_s) / 60.0, "returns": returns})
 
             # Generalised advantage estimation, backwards.
             with torch.no_grad():
@@ -216,22 +217,21 @@ def main() -> None:
                     optimizer.step()
             torch_s += time.monotonic() - updating_from_s
 
-            recent = episodes[first:] or [{"return": np.nan, "route_percent": np.nan}]
-            found = {name: np.mean([one[name] for one in recent]) for name in ("return", "route_percent")}
             print(
                 f"minute {(time.monotonic() - began_s) / 60.0:5.2f}  update {update:4}  steps {steps:7}  "
-                f"episodes {len(episodes):5}  mean return {found['return']:6.1f}  "
-                f"route {found['route_percent']:5.1f} %  noise {log_std.exp().tolist()[0]:.2f}",
+                f"episodes {len(returns):3}  mean return {np.mean(returns or [np.nan]):6.1f}  "
+                f"route {np.mean(completed or [np.nan]):5.1f} %  noise {log_std.exp().tolist()[0]:.2f}",
                 flush=True,
             )
 
         trained_s = time.monotonic() - trained_from_s
         evaluation = evaluate(vec, actor, seed=10_000 * options.seed + 5_000, until_s=until_s)
-    tenths = [
-        [one["return"] for one in episodes if k * steps / 10 < one["step"] <= (k + 1) * steps / 10] for k in range(10)
-    ]
+    tenths: list[list[float]] = [[] for _ in range(10)]
+    for one in curve:
+        tenths[min(int(10 * (one["step"] - 1) / steps), 9)] += one["returns"]
     means = [float(np.mean(tenth)) if tenth else None for tenth in tenths]
     summary = {
+        "example": "ppo",
         "settings": {"seed": options.seed, "minutes": options.minutes, "workers": n, "env": ENV},
         "steps": steps,
         "steps_per_s": steps / trained_s,
@@ -239,19 +239,20 @@ def main() -> None:
         "mean_return_by_tenth": means,
         "zero_action": zero_action,
         "evaluation": evaluation,
-        "episodes": episodes,
+        "curve": curve,
     }
     (options.out / "curve.json").write_text(json.dumps(summary, indent=1))
-    draw(options.out / "curve.png", episodes, means, zero_action["mean_return"], steps, f"PPO, seed {options.seed}")
+    draw(options.out / "curve.png", curve, means, zero_action["mean_return"], steps, f"PPO, seed {options.seed}")
     print(f"mean return, tenth by tenth: {', '.join('-' if mean is None else f'{mean:.1f}' for mean in means)}")
     print(f"without exploration: {evaluation}\n{steps / trained_s:.0f} steps/s; see {options.out}/curve.png")
 
 
-def draw(path: Path, episodes: list[dict[str, Any]], means: list[Any], zero: float, steps: int, title: str) -> None:
+def draw(path: Path, curve: list[dict[str, Any]], means: list[Any], zero: float, steps: int, title: str) -> None:
     """The return of every episode, and the means of the tenths of training."""
     figure = Figure(figsize=(8.0, 4.5), dpi=110, layout="constrained")
     axis: Any = figure.subplots()
-    axis.plot([one["step"] for one in episodes], [one["return"] for one in episodes], ".", markersize=2, color="0.7")
+    for one in curve:
+        axis.plot(np.full(len(one["returns"]), one["step"]), one["returns"], ".", markersize=2, color="0.7")
     middles = (np.arange(10) + 0.5) * steps / 10
     axis.plot(middles, np.array(means, float), "o-", color="tab:blue", label="mean of a tenth of training")
     axis.axhline(zero, color="tab:red", linestyle="--", label="doing nothing")

@@ -62,6 +62,7 @@ class Hosts:
         self.start_broker()
         self.supervisors: list[psutil.Popen] = []
         self._supervisor_arguments: list[str] = []
+        self._vec_envs: list[zmqcarla.VectorEnv] = []
         for host in range(hosts):
             configs = tuple([WorkerConfig(worker_id=f"host{host}-{one}", **_WORKER | fields) for one in range(workers)])
             config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
@@ -93,10 +94,13 @@ class Hosts:
     def new_vec_env(self, n: int, env_id: str, transport: Any) -> zmqcarla.VectorEnv:
         """A vector env whose lease lives as long as the supervisors."""
         lease = Lease.acquire(self.address, n, env_id, timeout_s=40.0, ttl_s=self._ttl_s)
-        return zmqcarla.VectorEnv(lease, env_id, transport=transport)
+        self._vec_envs.append(zmqcarla.VectorEnv(lease, env_id, transport=transport))
+        return self._vec_envs[-1]
 
     def close(self) -> None:
         """End what still runs."""
+        for vec in self._vec_envs:
+            vec.close()
         for process in (*self.supervisors, self.broker):
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,18 +18,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, SimulatorError
-from zmqcarla.broker.protocol import runtime_directory
-from zmqcarla.workers import ports
 from zmqcarla.workers.actions import action_space, checked_table, make_control
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import CHASE, Episode, Moment
 from zmqcarla.workers.observation import Observation, Observer
+from zmqcarla.workers.own_server import OwnServer
 from zmqcarla.workers.readings import write_rgb
 from zmqcarla.workers.reward import StepFacts, make_reward
 from zmqcarla.workers.routes import RouteSpec, read_routes, same_town
-from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
-from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
+from zmqcarla.workers.servers import Server, SimulatorName, carla_script
+from zmqcarla.workers.session import Session, town_name
 from zmqcarla.workers.simulator_calls import SimulatorCalls
 from zmqcarla.workers.snapshots.env_methods import SnapshotMethods
 from zmqcarla.workers.snapshots.progress import Progress, copy_into
@@ -56,7 +54,7 @@ class CarlaEnv(SnapshotMethods):
         config: the settings.
         session: the connection to the server, None before the first reset and after close.
         episode: the running episode, None likewise.
-        server: the server that the env started itself, None with `connect`.
+        own_server: what starts, watches and replaces a server of the env's own; idle with `connect`.
         moment: what the last reset or step led to; not there before the first reset.
 
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
@@ -90,8 +88,7 @@ class CarlaEnv(SnapshotMethods):
         self._control = make_control(self.config.action_type, table)
         self._reward = make_reward(self.config.reward_type, self.config.reward_weights)
         self._simulator: SimulatorName = self.config.simulator_name
-        self._claim: ports.PortClaim | None = None
-        self.server: Server | None = None
+        self.own_server = OwnServer(self.config)
         self.session: Session | None = None
         self.episode: Episode | None = None
         self.moment: Moment
@@ -130,14 +127,17 @@ class CarlaEnv(SnapshotMethods):
     def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
         """Start the episode that the generator and the options make."""
         self._end_episode()
+        if self.own_server.worn():
+            self._disconnect()
         session = self._open()
+        self.own_server.count_episode()
         recording = Recording(seed, options, dict(self.np_random.bit_generator.state))
         spec = self._choose_route(session, options)
         if seed is not None:
             # A Traffic Manager carries over more from earlier episodes than its seed sets anew.
             session.end_traffic()
         session.restart_lights()
-        self.episode = Episode(session, self.config, self.np_random, options, spec)
+        self.episode = self._new_episode(session, options, spec)
         self._progress = Progress(recording)
         self.moment = self.episode.begin()
         self._new_painter(session, self.episode)
@@ -214,6 +214,22 @@ class CarlaEnv(SnapshotMethods):
         """Destroy the actors, give the clock back, end an own server; a second call does nothing."""
         self._end_episode()
         self._disconnect()
+
+    def connect_to(self, address: str) -> None:
+        """Use another server from the next reset on.
+
+        A pool worker calls this when its supervisor has replaced the server, after `close` and between two episodes.
+
+        Args:
+            address: HOST:PORT of the server, which listens already.
+        """
+        self.close()
+        self.config = dataclasses.replace(self.config, connect=address)
+
+    @property
+    def server(self) -> Server | None:
+        """The server that the env started itself, None with `connect`."""
+        return self.own_server.server
 
     @property
     def difficulty(self) -> float:
@@ -305,7 +321,13 @@ class CarlaEnv(SnapshotMethods):
         scene, session = self.episode.scene, self.session
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
-        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m)}
+        programme = self.episode.programme
+        phases = {} if programme is None else programme.phases
+        summary = self.episode.score.summary(scene.route.length_m)
+        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
+
+    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
+        return Episode(session, self.config, self.np_random, options, spec)
 
     def _choose_route(self, session: Session, options: dict[str, Any]) -> RouteSpec | None:
         """Return the route of the file that the options name, or a random one of the town; load its town."""
@@ -331,28 +353,17 @@ class CarlaEnv(SnapshotMethods):
         if self.session is not None and not self.session.lost:
             return self.session
         self._disconnect()
-        host, port = self.config.address() if self.config.connect is not None else ("127.0.0.1", self._start_server())
+        own, config = self.own_server, self.config
+        host, port = ("127.0.0.1", own.start()) if config.connect is None else config.address()
         try:
-            self.session = Session(host, port, self.config.timeout, self.config.delta_s, self.config.map)
+            self.session = Session(host, port, config.timeout, config.delta_s, config.map)
         except SimulatorError as error:
-            if self.server is not None and self.server.poll() is not None:
-                raise self.server.ended_error() from error
+            if own.server is not None and not own.runs:
+                raise own.server.ended_error() from error
             raise
         if self._simulator == "embedded":
             self.session.calls = SimulatorCalls(host, port, self.config.timeout)
         return self.session
-
-    def _start_server(self) -> int:
-        """Start an own server on a free port block and return its port."""
-        town_file = self.config.map if self.config.map is not None and is_opendrive_path(self.config.map) else None
-        if town_file is not None:
-            read_opendrive(town_file)
-        self._claim = ports.claim_free()
-        port = self._claim.block.rpc
-        spec = ServerSpec(self._simulator, port, self.config.gpu, town_file, self.config.root)
-        self.server = launch(spec, _fresh_log(port))
-        self.server.wait_ready(self.config.start_timeout_s)
-        return port
 
     def _end_episode(self) -> None:
         if self.episode is not None:
@@ -361,32 +372,13 @@ class CarlaEnv(SnapshotMethods):
 
     def _disconnect(self) -> None:
         session, self.session = self.session, None
-        server, self.server = self.server, None
-        claim, self._claim = self._claim, None
-        if session is not None and session.calls is not None:
-            session.calls.close()
-        if session is not None and server is None:
+        if session is not None:
+            if session.calls is not None:
+                session.calls.close()
+            # A Traffic Manager that outlives its server can abort this process.
+            session.lost |= self.server is not None and not self.own_server.runs
             session.close()
-        if server is not None:
-            ended_by_itself = server.poll() is not None
-            server.close()
-            if not ended_by_itself:
-                server.log_path.unlink(missing_ok=True)
-        if claim is not None:
-            claim.release()
-
-
-def _fresh_log(port: int) -> Path:
-    """Return an empty file for the output of the server on a claimed port.
-
-    It lies in `logs/env` of this user's runtime directory. There is at most one a port: the file of a server that died
-    is kept until the next one takes that port.
-    """
-    folder = runtime_directory() / "logs" / "env"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"server-{port}.log"
-    path.write_bytes(b"")
-    return path
+        self.own_server.close()
 
 
 _embedded_warned = False

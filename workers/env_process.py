@@ -54,7 +54,7 @@ class EnvProcess:
     def __init__(self, config: EnvProcessConfig, page: StatusPage) -> None:
         self._config = config
         self._page = page
-        self._served = ServedEnv(config.env_patterns, config.simulator, config.server, page)
+        self._served = ServedEnv(config.env_patterns, config.simulator, config.server, page, rendering=config.rendering)
         self._lease_id = b""
         self._row = -1
         self._seq = 0

@@ -21,11 +21,15 @@ from zmqcarla.workers.criteria.collisions import Collisions
 from zmqcarla.workers.criteria.lanes import OutsideLanes
 from zmqcarla.workers.criteria.progress import MinimumSpeed, RouteDeviation, RouteTimeout, VehicleBlocked
 from zmqcarla.workers.criteria.signs import RedLights, StopSigns
+from zmqcarla.workers.criteria.staged import ScenarioTimeouts, YieldToEmergency
 from zmqcarla.workers.ego import EgoState, read_ego
 from zmqcarla.workers.events import StepEvents, lane_invaded
 from zmqcarla.workers.navigation import Route, RouteState, RouteTracker, plan_route, random_route, route_through
 from zmqcarla.workers.presets import chase_view
 from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.scenarios.base import Control
+from zmqcarla.workers.scenarios.programme import Programme
+from zmqcarla.workers.scenarios.stage import Stage
 from zmqcarla.workers.score import Score
 from zmqcarla.workers.sensor_specs import parse_sensors
 from zmqcarla.workers.sensors import Readings, SensorRig
@@ -102,6 +106,7 @@ class Episode:
         traffic: the other road users.
         told: of an episode that was taken up again in another world: the ids that actors had when it began, by those
             that they have now. Reports go on with the old ones.
+        programme: the scenarios of the route file; None before the first moment.
         score: what is counted against the driver.
     """
 
@@ -140,6 +145,7 @@ class Episode:
         self.ticks = 0
         self.told: dict[int, int] = {}
         self._told_frames = 0
+        self.programme: Programme | None = None
         self._weather_percent = 0
         difficulty = float(options.get("difficulty", config.difficulty))
         if not 0.0 <= difficulty <= 1.0:
@@ -152,6 +158,7 @@ class Episode:
             else:
                 self.scene = self._choose_scene(rng, options) if spec is None else self._scene_of(spec)
                 self.traffic.spawn(rng, self._start)
+            self._scenario_seed = int(rng.integers(2**31)) if spec is not None and spec.scenarios else 0
             self._start_sensors()
         except BaseException:
             self.end()
@@ -168,6 +175,7 @@ class Episode:
         self._ego = self._read_ego()
         x_m, y_m, _ = self._ego.position_m
         self._tracker = RouteTracker(self.scene.route, x_m, y_m)
+        self.programme = self._new_programme(self._scenario_seed)
         self.score = self._new_score()
         moment = self._look(frame, [])
         # Touching the ground for the first time is no collision.
@@ -183,16 +191,21 @@ class Episode:
             SimulatorError: somebody destroyed the vehicle.
             SimulatorTimeoutError: the server does not answer.
         """
-        steer, throttle, brake = (float(value) for value in action)
-        self.vehicle.apply_control(
-            carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
-        )
+        assert self.programme is not None
+        wanted = float(action[0]), float(action[1]), float(action[2])
+        applied = None
         ticks: list[Tick] = []
         for _ in range(self._config.frame_skip):
+            control = self.programme.disturb(wanted)
+            if control != applied:
+                applied = control
+                self._apply(control)
             frame = self._session.tick()
             self.ticks += 1
             self._ego = self._read_ego()
-            ticks.append(self._read_tick(frame))
+            tick = self._read_tick(frame)
+            ticks.append(replace(tick, staged=self.programme.step(tick)))
+        self.score.skipped = self.programme.skipped
         moment = self._look(frame, ticks)
         self._change_weather(moment.route.completion_percent)
         return moment
@@ -209,6 +222,8 @@ class Episode:
             actor_ids += self.sensors.actor_ids
             self.sensors.stop()
         actor_ids += self.traffic.stop()
+        if self.programme is not None:
+            actor_ids += self.programme.stop()
         if self.vehicle is not None:
             actor_ids.append(int(self.vehicle.id))
         self.sensors = self.vehicle = None
@@ -223,6 +238,10 @@ class Episode:
         for name in ("vehicles", "parked", "walkers"):
             traffic[name] = [told.get(each, each) for each in traffic[name]]
         traffic["walks"] = [[told.get(each, each), *rest] for each, *rest in traffic["walks"]]
+        assert self.programme is not None
+        programme = self.programme.get_state()
+        for scenario in programme["scenarios"]:
+            scenario["actors"] = {part: told.get(each, each) for part, each in scenario["actors"].items()}
         return {
             "ego_id": told.get(int(self.vehicle.id), int(self.vehicle.id)),
             "frame": int(self._session.world.get_snapshot().frame) + self._told_frames,
@@ -231,6 +250,7 @@ class Episode:
             "tracker": self._tracker.get_state(),
             "score": self.score.get_state(),
             "traffic": traffic,
+            "programme": programme,
             "ego": moment.ego,
             "route": moment.route,
             "events": moment.events,
@@ -256,10 +276,18 @@ class Episode:
         self._ego = state["ego"]
         self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
         self._tracker.set_state(state["tracker"])
+        self.programme = self._new_programme(int(state["programme"]["seed"]))
+        self.programme.set_state(state["programme"], {was: now for now, was in told.items()})
         self.score = self._new_score()
         self.score.set_state(state["score"])
         self.sensors.resume()
         return Moment({}, state["ego"], state["route"], state["events"], str(state["collided_with"]))
+
+    def _apply(self, control: Control) -> None:
+        steer, throttle, brake = control
+        self.vehicle.apply_control(
+            carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
+        )
 
     def _read_ego(self) -> EgoState:
         # The client answers for a vehicle that is gone with zeros, and calls it alive.
@@ -290,6 +318,10 @@ class Episode:
     def _told_ids(self, ids: frozenset[int]) -> frozenset[int]:
         return frozenset(self.told.get(each, each) for each in ids) if self.told else ids
 
+    def _new_programme(self, seed: int) -> Programme:
+        specs = () if self.scene.spec is None else self.scene.spec.scenarios
+        return Programme(Stage(self._session, self.scene.route, self._config.delta_s), specs, seed)
+
     def _new_score(self) -> Score:
         carla_map, surroundings = self._session.map, self._session.surroundings
         lights = [replace(each, light_id=self.told.get(each.light_id, each.light_id)) for each in surroundings.lights]
@@ -304,9 +336,11 @@ class Episode:
             RouteDeviation(self._config.off_route_m, length_m),
             VehicleBlocked(self._config.blocked_s),
             RouteTimeout(start_s_m),
+            ScenarioTimeouts(),
+            YieldToEmergency(),
         ]
-        spec = self.scene.spec
-        return Score(criteria, () if spec is None else [f"{each.name} ({each.kind})" for each in spec.scenarios])
+        assert self.programme is not None
+        return Score(criteria, self.programme.skipped)
 
     def _change_weather(self, completion_percent: float) -> None:
         spec = self.scene.spec
@@ -391,11 +425,16 @@ class Episode:
 
     def _start_sensors(self) -> None:
         with self._session.answers("spawn_actor"):
-            specs = self._config.sensor_specs
-            if self._config.render_mode is not None:
-                (chase,) = parse_sensors([chase_view(*self._config.image_size)], self._config.delta_s, ())
-                specs += (replace(chase, id=CHASE),)
-            self.sensors = SensorRig(self._session.world, self.vehicle, specs)
+            self.sensors = sensor_rig(self._session, self._config, self.vehicle)
+
+
+def sensor_rig(session: Session, config: CarlaEnvConfig, vehicle: Any) -> SensorRig:
+    """Spawn and start the sensors of the observation and, with a render mode, the view from behind."""
+    specs = config.sensor_specs
+    if config.render_mode is not None:
+        (chase,) = parse_sensors([chase_view(*config.image_size)], config.delta_s, ())
+        specs += (replace(chase, id=CHASE),)
+    return SensorRig(session.world, vehicle, specs)
 
 
 def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:

@@ -24,9 +24,10 @@ MAX_BYTES: Final = 1 << 20
 """A file that is larger is put aside."""
 _MAX_REASON_CHARACTERS: Final = 4000
 
-What = Literal["lost", "gone", "server_failed", "restarted"]
+What = Literal["lost", "gone", "server_failed", "restarted", "recycled"]
 """lost: the env process ended. gone: and will not come back. server_failed: the CARLA server did not come up while the
-worker was down. restarted: a new env process was started."""
+worker was down or waited for it. restarted: a new env process was started. recycled: a worn server is replaced between
+two episodes, at no loss."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

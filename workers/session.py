@@ -78,6 +78,11 @@ class Session:
         self._read_map()
         self._take_clock()
 
+    @property
+    def client(self) -> Any:
+        """The `carla.Client`, for code that makes calls of its own."""
+        return self._client
+
     @functools.cached_property
     def road_lines(self) -> RoadLines:
         """The lanes of the map, for bird's-eye views."""
@@ -95,6 +100,21 @@ class Session:
         self._load_town(town)
         self.town = town_name(self.map.name)
         self._read_map()
+        self._take_clock()
+
+    def load_anew(self, town: str) -> None:
+        """Load the map of a town, also when it is there: nothing that was done to the world remains.
+
+        Raises:
+            MapNotFoundError: the server does not have it.
+        """
+        self.end_traffic()
+        self._load_town(town)
+        if not same_town(self.town, town):
+            self.town = town_name(self.map.name)
+            self._read_map()
+        else:  # the roads are the same; lights and signs are new actors
+            self._read_surroundings()
         self._take_clock()
 
     def traffic_manager(self, port: int | None) -> Any:
@@ -215,6 +235,9 @@ class Session:
         self.graph = LaneGraph(self.map)
         for name in ("road_lines", "map_mark"):  # of the map before
             self.__dict__.pop(name, None)
+        self._read_surroundings()
+
+    def _read_surroundings(self) -> None:
         with self.answers("get_actors"):
             self.surroundings = Surroundings(self.world, self.map)
 

@@ -81,6 +81,11 @@ class _Worker:
             case lifecycle.NoteServerFailed(reason, restarts):
                 self._note("server_failed", reason, None, restarts)
                 return []
+            case lifecycle.AskToRecycle():
+                return self.children.ask_to_recycle()
+            case lifecycle.NoteRecycled(reason, restarts):
+                self._note("recycled", reason, None, restarts)
+                return []
 
     def _note(self, what: ledger.What, reason: str, exit_code: int | None, restarts: int) -> None:
         incarnation = self.lifecycle.incarnation

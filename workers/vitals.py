@@ -28,16 +28,27 @@ class Vitals:
     server_rss_bytes: int
 
 
-def tree_rss_bytes(pid: int) -> int:
-    """Resident memory of a process and of what it started; 0 for one that is gone.
+def tree_pids(pid: int) -> list[int]:
+    """A process and what it started, as far as it lives.
 
     Only what the processes' first threads have started is found (the kernel lists children by thread).
     """
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-            total = int(statm.read().split()[1]) * _PAGE_BYTES
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as listed:
             children = listed.read().split()
     except OSError:
+        return []
+    return [pid, *[found for child in children for found in tree_pids(int(child))]]
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Resident memory of a process and of what it started; 0 for one that is gone."""
+    return sum(_rss_bytes(each) for each in tree_pids(pid))
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * _PAGE_BYTES
+    except OSError:
         return 0
-    return total + sum(tree_rss_bytes(int(child)) for child in children)

@@ -59,14 +59,22 @@ __all__ = [
     "step_groups",
 ]
 
-gymnasium.register(
-    id="zmqcarla/Carla-v0",
-    entry_point="zmqcarla.workers.carla_env:CarlaEnv",
-    # CarlaEnv checks actions and the order of calls itself; gymnasium's wrappers would do it again on every step.
-    order_enforce=False,
-    disable_env_checker=True,
-    vector_entry_point="zmqcarla.make:make_registered",
-)
+for _id, _entry_point, _vector_entry_point in (
+    ("zmqcarla/Carla-v0", "zmqcarla.workers.carla_env:CarlaEnv", "make_registered"),
+    (
+        "zmqcarla/Leaderboard-v0",
+        "zmqcarla.workers.leaderboard.leaderboard_env:LeaderboardEnv",
+        "make_registered_leaderboard",
+    ),
+):
+    gymnasium.register(
+        id=_id,
+        entry_point=_entry_point,
+        # They check actions and the order of calls themselves; gymnasium's wrappers would do it again on every step.
+        order_enforce=False,
+        disable_env_checker=True,
+        vector_entry_point=f"zmqcarla.make:{_vector_entry_point}",
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Vector = tuple[float, float, float]
 
@@ -40,6 +40,26 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """What the scenarios of a route mean for the judgement of a tick.
+
+    Attributes:
+        oncoming_allowed: whether the ego may drive on the oncoming lane.
+        may_stand: whether something is in its way, so that standing is no blockage.
+        emergency: place and heading (deg) of an emergency vehicle that wants to pass.
+        overdue: names of the scenarios that ended with this tick because their time was up.
+    """
+
+    oncoming_allowed: bool = False
+    may_stand: bool = False
+    emergency: tuple[Vector, float] | None = None
+    overdue: tuple[str, ...] = ()
+
+
+NOTHING_STAGED: Final = Staged()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The ego and what concerns it after one tick of the simulator.
 
@@ -56,6 +76,7 @@ class Tick:
         red_lights: ids of the lights near the ego that are red.
         traffic_mps: mean speed of the other traffic, None without any.
         hits: what the ego struck in this tick.
+        staged: what the scenarios say.
     """
 
     frame: int
@@ -70,6 +91,7 @@ class Tick:
     red_lights: frozenset[int] = frozenset()
     traffic_mps: float | None = None
     hits: tuple[Hit, ...] = ()
+    staged: Staged = NOTHING_STAGED
 
     @property
     def forward(self) -> tuple[float, float]:

@@ -65,7 +65,8 @@ class OutsideLanes(Criterion):
         if progress_m <= 0.0:
             return
         self._furthest_s_m = tick.s_m
-        if self._wrong_way or self._beside(location, lane):
+        wrong_way = self._wrong_way and not tick.staged.oncoming_allowed
+        if wrong_way or self._beside(location, lane):
             self._outside_m += progress_m
         if self._outside_m > 0.0:
             percent = 100.0 * self._outside_m / (self._furthest_s_m - self.start_s_m)

@@ -148,7 +148,7 @@ class TrafficLights:
         return self._before.occupied(xy_m)
 
     def before(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
-        """The light whose trigger box a vehicle touches."""
+        """The light whose trigger box a vehicle touches that does not come towards it."""
         return self._before.touched(rectangle, z_m)
 
 
@@ -179,7 +179,9 @@ class _Boxes:
 
     def touched(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
         for box, z, light in self.cell(rectangle.x, rectangle.y) or ():
-            if abs(z - z_m) < 4.0 and overlap(rectangle, box) is not None:
+            # a long vehicle that leaves the junction sweeps over the box of those who come the other way
+            along = box.cos * rectangle.cos + box.sin * rectangle.sin > 0.0
+            if along and abs(z - z_m) < 4.0 and overlap(rectangle, box) is not None:
                 return light
         return None
 

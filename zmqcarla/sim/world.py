@@ -16,6 +16,7 @@ from zmqcarla.sim.actors import Actor, ActorTable, Prop, Sensor, Sign, TrafficLi
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint, Shape
 from zmqcarla.sim.collisions import overlap
 from zmqcarla.sim.contacts import Contacts, Impact, half_length_m, rectangle_of
+from zmqcarla.sim.drawings import Drawings
 from zmqcarla.sim.geometry import Pose, compose, wrap_deg
 from zmqcarla.sim.lamps import StreetLamps
 from zmqcarla.sim.lights import TrafficLights
@@ -83,6 +84,8 @@ class World:
         impacts: collisions of the last tick.
         imu_gravity_mps2: gravity that accelerometers feel.
         lamps: the street lamps.
+        drawings: what scripts draw for cameras to see.
+        hidden: level objects that scripts have switched off, see `level.LevelObject.number`.
         population: counts births and deaths, for whoever keeps something by actor.
         signs: lights and signs, in the order of the map's signals.
     """
@@ -112,7 +115,9 @@ class World:
         self.population = 0
         self.signs: list[Sign] = []
         self.motion = Motion(self.table, self.road_map.ground)
-        self.contacts = Contacts(self.table, obstacles_of(self.road_map))
+        self.drawings = Drawings()
+        self.hidden: set[int] = set()
+        self.contacts = Contacts(self.table, obstacles_of(self.road_map), self.hidden)
         start = self.road_map.spawn_points[0].tolist()
         self.spectator = self._add(
             Actor(self._new_id(), LIBRARY["spectator"], [], Shape(), self.frame),
