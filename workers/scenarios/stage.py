@@ -33,6 +33,7 @@ class Stage:
         map: its road network.
         route: the line to drive.
         delta_s: simulated seconds per tick.
+        still: ids of actors that no force moves; the API does not tell.
     """
 
     def __init__(self, session: Session, route: Route, delta_s: float) -> None:
@@ -40,6 +41,7 @@ class Stage:
         self.map: Any = session.map
         self.route = route
         self.delta_s = delta_s
+        self.still: set[int] = set()
         self._known: dict[int, Any] = {}
         step = np.diff(route.xy_m, axis=0)
         heading = np.arctan2(step[:, 1], step[:, 0])
@@ -170,8 +172,14 @@ class Stage:
             raise CannotTakePlaceError(f"expected room for {blueprint_id} at ({at.x:.1f}, {at.y:.1f}), found none")
         self._known[int(actor.id)] = actor
         if not moves:
-            actor.set_simulate_physics(False)
+            self.hold(int(actor.id))
         return int(actor.id)
+
+    def hold(self, actor_id: int) -> None:
+        """Let no force move an actor."""
+        self.still.add(actor_id)
+        with self.session.answers("set_actor_simulate_physics"):
+            self.actor(actor_id).set_simulate_physics(False)
 
     def park(self, blueprint_id: str, place: carla.Transform, lights: int = 0) -> int:
         """Bring a vehicle that stands with its handbrake on, and with lights of `carla.VehicleLightState`."""
@@ -201,6 +209,7 @@ class Stage:
         gone = list(actor_ids)
         for actor_id in gone:
             self._known.pop(actor_id, None)
+            self.still.discard(actor_id)
         if gone:
             self.session.destroy(gone)
 
