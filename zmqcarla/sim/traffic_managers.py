@@ -57,7 +57,7 @@ class CueWatch:
         # a cured one waited for the cure
         if frame == self.ticked != self.cured:
             self.wait_s = max(now_s - self.ticked_s, self.wait_s * (1.0 - _FORGETS))
-        self.asked = frame
+        self.asked = min(frame, self.ticked)  # a state that was shown without a tick has a frame too
 
     @property
     def grace_s(self) -> float:
