@@ -57,9 +57,12 @@ def in_traffic(town: str | None, vehicles: int, walkers: int, repeats: int) -> d
         figures: dict[str, Any] = {f"traffic {name}": count for name, count in info["traffic"].items()}
         figures["save ms"] = median_ms(repeats, lambda: env.save_snapshot("again"), lambda: None)
         reports: list[dict[str, Any]] = []
-        back = [lambda: reports.append(env.restore_snapshot(saved)[1]["restore"])]
-        figures["restore in place ms"] = median_ms(repeats, back[0], lambda: drive(env, _STEPS))
-        figures["restore after a reset ms"] = median_ms(max(3, repeats // 5), back[0], lambda: env.reset())
+
+        def back() -> None:
+            reports.append(env.restore_snapshot(saved)[1]["restore"])
+
+        figures["restore in place ms"] = median_ms(repeats, back, lambda: drive(env, _STEPS))
+        figures["restore after a reset ms"] = median_ms(max(3, repeats // 5), back, env.reset)
         figures["size KiB"] = env.list_snapshots()[-1]["size_bytes"] / 1024
         for name in ("position_error_max_m", "speed_error_max_mps", "heading_error_max_deg"):
             figures[name] = max(float(report[name]) for report in reports)
