@@ -194,7 +194,7 @@ class Episode:
         """
         assert self.programme is not None
         wanted = float(action[0]), float(action[1]), float(action[2])
-        applied = None
+        applied, frame = None, 0
         ticks: list[Tick] = []
         for _ in range(self._config.frame_skip):
             control = self.programme.disturb(wanted)

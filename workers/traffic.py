@@ -136,7 +136,7 @@ class Traffic:
             for vehicle in new:
                 manager.ignore_lights_percentage(vehicle, self._config.traffic_ignores_lights_percent)
             self._unticked = new
-        leader = world.get_blueprint_library().find("controller.ai.walker") if state["walks"] else None
+        leader = world.get_blueprint_library().find("controller.ai.walker")
         leaders = self._session.batch(
             [carla.command.SpawnActor(leader, carla.Transform(), actor_id) for actor_id, _, _ in state["walks"]]
         )
