@@ -32,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zmqcarla
-from zmqcarla.rollout_group import RolloutGroup, step_groups
 from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, WAYPOINTS
 
 try:
@@ -163,7 +162,7 @@ def main() -> None:
         lanes = [np.asarray(line) for line in vec.call("lane_lines")[0]]
 
         vec.reset(seed=10_000 * options.seed)
-        groups = [RolloutGroup(vec, rows) for rows in np.arange(n).reshape(-1, size).tolist()]
+        groups = [zmqcarla.RolloutGroup(vec, rows) for rows in np.arange(n).reshape(-1, size).tolist()]
         standing = [group.start()[0] for group in groups]  # observations of each group's members
         curve: list[dict[str, Any]] = []
         pictured: list[dict[str, Any]] = []
@@ -179,7 +178,7 @@ def main() -> None:
                     seen = torch.from_numpy(np.concatenate([features(observations) for observations in standing]))
                     with torch.no_grad():
                         drawn = torch.normal(policy(seen), log_std.exp().expand(n, 2))
-                    results = step_groups(groups, np.split(to_env(drawn), len(groups)))
+                    results = zmqcarla.step_groups(groups, np.split(to_env(drawn), len(groups)))
                     standing = [observations for observations, *_ in results]
                 for k, group in enumerate(groups):
                     batches.append(group.batch())
