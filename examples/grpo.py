@@ -306,12 +306,14 @@ def draw_branches(path: Path, lanes: list[Any], pictured: list[dict[str, Any]]) 
         low, high = lines.min(axis=(0, 1)), lines.max(axis=(0, 1))
         (x_m, y_m), half_m = (low + high) / 2.0, max(float((high - low).max()) / 2.0 + 4.0, 12.0)
         axis.set(xlim=(x_m - half_m, x_m + half_m), ylim=(y_m + half_m, y_m - half_m), aspect="equal")
-        axis.set(xlabel="x (m)", ylabel="y (m)")
+        axis.set_xlabel("x (m)")
         # A lane is drawn three metres broad; a panel of this figure has a side of about 230 points.
         broad = 230.0 * 3.0 / (2.0 * half_m)
         axis.add_collection(LineCollection(lanes, colors="0.88", linewidths=broad, capstyle="butt", zorder=1))
         title = f"update {one['update']}: returns {batch.returns.min():.1f} to {batch.returns.max():.1f}"
         axis.set_title(title, fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("y (m)")
     figure.savefig(path)
 
 
