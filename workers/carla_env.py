@@ -335,9 +335,8 @@ class CarlaEnv(SnapshotMethods):
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
         programme = self.episode.programme
-        phases = {} if programme is None else programme.phases
-        summary = self.episode.score.summary(scene.route.length_m)
-        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
+        staged = {"scenarios": [], "scenario_actors": []} if programme is None else programme.report()
+        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m), **staged}
 
     def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         return Episode(session, self.config, self.np_random, options, spec)

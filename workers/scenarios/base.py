@@ -116,8 +116,10 @@ class Scenario(ABC):
 
     def advance(self, tick: Tick) -> bool:
         """Go on after a tick; return whether it just ended because its time is up."""
-        if self.phase is Phase.AHEAD and tick.s_m >= self.trigger_s_m - self.build_ahead_m:
-            self._try_to_build(tick)
+        if self.phase is Phase.AHEAD:
+            if tick.s_m >= self.trigger_s_m - self.build_ahead_m:
+                self._try_to_build(tick)
+            return False  # the client knows where new actors are after the next tick
         if self.phase is Phase.READY and tick.s_m >= self.trigger_s_m - _TRIGGER_M:
             self.phase, self.started_s = Phase.RUNNING, tick.time_s
         if self.phase is not Phase.RUNNING:
@@ -204,6 +206,14 @@ class Scenario(ABC):
         if found not in ("left", "right"):
             raise CannotTakePlaceError(f"expected the direction left or right, found {found!r}")
         return "left" if found == "left" else "right"
+
+    def place(self, name: str) -> Vector:
+        """A parameter `<name x="..." y="..." z="..."/>`."""
+        given = self.spec.parameters.get(name)
+        if given is None:
+            raise CannotTakePlaceError(f"expected the parameter {name!r}, found {', '.join(self.spec.parameters)}")
+        x, y, z = (_number(given.get(axis, ""), name) for axis in "xyz")
+        return x, y, z
 
 
 def distance_m(tick: Tick, place: Any) -> float:

@@ -142,10 +142,10 @@ def _control_of(actor: Any, look: Look) -> tuple[Any, ...]:
 
 
 def birth_commands(bodies: Iterable[Body], wardrobe: Wardrobe) -> list[Any]:
-    """Return the commands that bring bodies into the world, high above their places."""
+    """Return the commands that bring bodies into the world, above where an ego may just have been born."""
     return [
         carla.command.SpawnActor(wardrobe.blueprint(body.look), birth_place(body, number))
-        for number, body in enumerate(bodies)
+        for number, body in enumerate(bodies, start=1)
     ]
 
 
