@@ -309,3 +309,16 @@ def test_a_single_env_of_a_pool_goes_back_as_well(hosts: Hosts) -> None:
         assert again["walk"].tolist() == after["walk"].tolist()
     finally:
         env.close()
+
+
+def test_a_rebuild_whose_reset_raised_can_be_asked_for_again(make: Any) -> None:
+    vec = make()
+    vec.reset(seed=1)
+    vec.step(actions(1, 2, 3, ask=snapshot_envs.DIE, row=1))
+    for _ in range(2):
+        with pytest.raises(SnapshotError, match="'none'"):
+            vec.reset(options={"snapshot": "none", "level": "state", "reset_mask": np.arange(N) == 1})
+        assert vec.lost_rows == [1]
+    vec.fork(0)
+    assert vec.lost_rows == []
+    assert walk(vec, 1)[0][1][0] == 2
