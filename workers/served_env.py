@@ -254,7 +254,11 @@ class ServedEnv:
         open_payload, attach_payload = _fields(payload, "rebuild", "open", "attach")
         self._open(open_payload, row, seq)
         visible = {} if attach_payload is None else self._attach(attach_payload, row, seq)
-        return {**self._reset(payload, row, seq), **visible}
+        try:
+            return {**self._reset(payload, row, seq), **visible}
+        except Exception:
+            self._detach()  # the row is as lost as before: it must have no writer when the client asks again
+            raise
 
     def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
         began_s = time.perf_counter()
