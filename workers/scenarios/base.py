@@ -148,7 +148,9 @@ class Scenario(ABC):
         """Return what changes, as plain values; actors by their ids."""
         own = {name: getattr(self, name) for name in self.own_state}
         common = {"phase": self.phase.value, "reason": self.reason, "started_s": self.started_s}
-        return {**common, "last_try_frame": self._last_try_frame, "actors": dict(self.actors), "own": own}
+        still = [part for part, actor_id in self.actors.items() if actor_id in self.stage.still]
+        more = {"last_try_frame": self._last_try_frame, "actors": dict(self.actors), "still": still}
+        return {**common, **more, "own": own}
 
     def set_state(self, state: Mapping[str, Any], renamed: Mapping[int, int]) -> None:
         """Take a state over.
@@ -162,6 +164,13 @@ class Scenario(ABC):
         self.actors = {part: renamed.get(int(each), int(each)) for part, each in state["actors"].items()}
         for name in self.own_state:
             setattr(self, name, state["own"][name])
+        for part in state["still"]:
+            self.stage.hold(self.actors[part])
+        for part in self.actors:
+            # A client does not send a control that is the last one of its own; let it know the one that counts.
+            actor = self.actor(part)
+            if actor.type_id.startswith("vehicle."):
+                actor.apply_control(actor.get_control())
 
     def _try_to_build(self, tick: Tick) -> None:
         if tick.frame - self._last_try_frame < _RETRY_TICKS:

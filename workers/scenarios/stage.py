@@ -33,6 +33,7 @@ class Stage:
         map: its road network.
         route: the line to drive.
         delta_s: simulated seconds per tick.
+        still: ids of actors that no force moves; the API does not tell.
         brought: type and place (x, y in metres) of every actor that came.
     """
 
@@ -41,6 +42,7 @@ class Stage:
         self.map: Any = session.map
         self.route = route
         self.delta_s = delta_s
+        self.still: set[int] = set()
         self.brought: list[tuple[str, float, float]] = []
         self._known: dict[int, Any] = {}
         step = np.diff(route.xy_m, axis=0)
@@ -179,8 +181,14 @@ class Stage:
         self._known[int(actor.id)] = actor
         self.brought.append((blueprint_id, place.location.x, place.location.y))
         if not moves:
-            actor.set_simulate_physics(False)
+            self.hold(int(actor.id))
         return int(actor.id)
+
+    def hold(self, actor_id: int) -> None:
+        """Let no force move an actor."""
+        self.still.add(actor_id)
+        with self.session.answers("set_actor_simulate_physics"):
+            self.actor(actor_id).set_simulate_physics(False)
 
     def park(self, blueprint_id: str, place: carla.Transform, lights: int = 0) -> int:
         """Bring a vehicle that stands with its handbrake on, and with lights of `carla.VehicleLightState`."""
@@ -210,6 +218,7 @@ class Stage:
         gone = list(actor_ids)
         for actor_id in gone:
             self._known.pop(actor_id, None)
+            self.still.discard(actor_id)
         if gone:
             self.session.destroy(gone)
 

@@ -22,10 +22,8 @@ from zmqcarla.workers.events import StepEvents
 from zmqcarla.workers.navigation import RoadOption, RouteState
 from zmqcarla.workers.surroundings import StopSign
 
-RECORDS: Final[dict[str, type[Any]]] = {
-    each.__name__: each
-    for each in (EgoState, Hit, Infraction, LaneSeen, RouteState, Staged, StepEvents, StopSign, Tick)
-}
+_CLASSES: Final = (EgoState, Hit, Infraction, LaneSeen, RouteState, Staged, StepEvents, StopSign, Tick)
+RECORDS: Final[dict[str, type[Any]]] = {each.__name__: each for each in _CLASSES}
 """Classes whose objects are made of their fields, in order."""
 
 _ENUMS: Final[dict[str, type[Enum]]] = {each.__name__: each for each in (Kind, RoadOption)}
