@@ -41,6 +41,10 @@ SAME_FLOW = (
     '<flow_speed value="6"/><source_dist_interval from="12" to="20"/>'
 )
 RAMP = '<other_actor_location x="140" y="-169.75" z="0"/>'
+FOG = (
+    '<weathers><weather route_percentage="0" fog_density="10"/><weather route_percentage="40" fog_density="50"/>'
+    "</weathers>"
+)
 CAR, WALKER, PROP = "vehicle", "walker", "static"
 
 # kind: way, parameters, actors that there have to be at some time, what happens to a driver who sees nothing
@@ -114,6 +118,7 @@ def env(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
         route("one way", "avenue", ("VehicleOpensDoorTwoWays", '<direction value="up"/>')),
         route("too short", "street", ("DynamicObjectCrossing", '<distance value="900"/>')),
         route("nothing", "street"),
+        route("fog", "street").replace("<scenarios>", f"{FOG}<scenarios>"),
     ]
     path.write_text(f"<routes>{''.join(routes)}</routes>")
     one = CarlaEnv(
@@ -366,6 +371,18 @@ def test_a_state_is_for_its_own_route_only(env: CarlaEnv) -> None:
     begun(env, "nothing")
     with pytest.raises(ValueError, match="restore it on the same route with its seed"):
         programme(env).set_state(state)
+
+
+def test_the_weather_changes_along_the_route(env: CarlaEnv) -> None:
+    observation, info = begun(env, "fog")
+    assert env.session is not None
+    driver, seen = LaneFollowingDriver(), [env.session.world.get_weather().fog_density]
+    while info["route_completion"] < 22.0:
+        observation, *_, info = env.step(driver(observation))
+        seen.append(env.session.world.get_weather().fog_density)
+    assert seen[0] == pytest.approx(10.0)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(10.0 + 40.0 * 22.0 / 40.0, abs=1.1)
 
 
 def test_the_end_of_an_episode_takes_its_actors_along(env: CarlaEnv) -> None:
