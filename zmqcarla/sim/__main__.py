@@ -20,6 +20,7 @@ from zmqcarla.sim.maps import MapShelf, folders_of
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.server import build
 from zmqcarla.sim.town import TOWN_NAME
+from zmqcarla.sim.world import World
 
 BAD_START = 2
 
@@ -63,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
         default=wire.LATEST.version,
         choices=tuple(wire.RELEASES),
         help="release of CARLA whose client connects (%(default)s)",
+    )
+    p.add_argument(
+        "--hidden-state",
+        action="store_true",
+        help="let bodies ride on springs that no call can read or set, to try whether who restores a state notices",
     )
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return p
@@ -163,7 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
         rpc, streaming = bind(options.host, options.port), bind(options.host, streaming_port)
         maps = MapShelf(folders_of(options.maps, os.environ))
         road_map = load_map(maps, options.map)
-        server = build(maps, road_map, streaming_port, options.seed, wire.RELEASES[options.protocol])
+        world = World(road_map, options.seed, options.hidden_state)
+        server = build(maps, world, streaming_port, wire.RELEASES[options.protocol])
         # Only now: who finds the port open may expect an answer within its time-out.
         listen(streaming)
         listen(rpc)
