@@ -68,7 +68,11 @@ class Hosts:
             config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
             self._supervisor_arguments.append(config.to_json())
             self.start_supervisor()
-        self.wait_ready(hosts * workers)
+        try:
+            self.wait_ready(hosts * workers)
+        except BaseException:
+            self.close()
+            raise
 
     def start_broker(self) -> None:
         """Start the broker, or its successor."""
@@ -86,6 +90,7 @@ class Hosts:
         wait_until(
             lambda: [one["state"] for one in ask_status(self.address)["workers"]] == ["ready"] * workers,
             f"{workers} workers",
+            _READY_S,
         )
 
     def _start(self, *arguments: str) -> psutil.Popen:
@@ -120,4 +125,6 @@ def mortal_workers(workers: int, *env_patterns: str) -> Generator[Hosts]:
             hosts.close()
 
 
+_READY_S = 60.0
+"""A simulator and an env process start meanwhile, on a machine that may be busy."""
 _WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}
