@@ -60,6 +60,7 @@ def losses(vec: zmqcarla.VectorEnv, steps: int) -> list[str]:
     return reasons
 
 
+@pytest.mark.timeout(180)  # six starts of a simulator, on a machine that may be busy
 def test_a_worn_server_is_replaced_without_loss_even_when_the_next_start_fails(
     new_vec_env: NewVecEnv, tmp_path: Path
 ) -> None:
