@@ -73,7 +73,11 @@ class Hosts:
             config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
             self._supervisor_arguments.append(config.to_json())
             self.start_supervisor()
-        self.wait_ready(hosts * workers)
+        try:
+            self.wait_ready(hosts * workers)
+        except BaseException:
+            self.close()
+            raise
 
     def start_broker(self) -> None:
         """Start the broker, or its successor."""
@@ -126,4 +130,6 @@ def mortal_workers(workers: int, *env_patterns: str) -> Generator[Hosts]:
             hosts.close()
 
 
+_READY_S = 60.0
+"""A simulator and an env process start meanwhile, on a machine that may be busy."""
 _WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}

@@ -23,7 +23,7 @@ from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
 from zmqcarla.workers.recycling import RecycleLimits, ServerWear
 from zmqcarla.workers.vitals import Vitals, tree_pids, tree_rss_bytes
-from zmqcarla.workers.vram import vram_bytes
+from zmqcarla.workers.vram import VramGauge
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096
@@ -58,7 +58,7 @@ class Children:
         self._server_served = False
         self._refused_ports: set[int] = set()
         self._limits = RecycleLimits.of(config, config.simulator)
-        self._wear = ServerWear(self._limits)
+        self._wear, self._vram = ServerWear(self._limits), VramGauge()
         self._resets_before = 0
         self._resets_seen = 0
         self._env: subprocess.Popen[bytes] | None = None
@@ -255,7 +255,7 @@ class Children:
     def _begin_service(self, server: servers.Server) -> None:
         """The server has come up."""
         self._server_served = True
-        self._wear = ServerWear(self._limits)
+        self._wear, self._vram = ServerWear(self._limits), VramGauge()
         self._resets_before = self._resets_seen = int(self._page.fields["resets"])
         self._page.offer_server(f"127.0.0.1:{server.spec.port}")
 
@@ -266,7 +266,7 @@ class Children:
             return []
         self._resets_seen = resets
         pids = tree_pids(server.pid)
-        why = self._wear.look(resets - self._resets_before, tree_rss_bytes(server.pid), vram_bytes(pids))
+        why = self._wear.look(resets - self._resets_before, tree_rss_bytes(server.pid), self._vram.read(pids))
         return [lifecycle.ServerWorn(why)] if why else []
 
     def _kill_server_group(self, server: servers.Server) -> None:

@@ -391,9 +391,8 @@ class Episode:
         start = graph.locate(*_xyz(places[spawn_point].location))
         goal = options.get("goal")
         if goal is None:
-            goals = [graph.locate(*_xyz(place.location)) for place in places]
             min_length_m = float(options.get("route_length_m", self._config.route_length_m))
-            return random_route(graph, start, goals, min_length_m, rng)
+            return random_route(graph, start, self._session.spawn_lanes, min_length_m, rng)
         if isinstance(goal, (int, np.integer)):
             goal = places[_index("goal", goal, len(places))].location
         return plan_route(graph, start, graph.locate(*_xyz(goal)))

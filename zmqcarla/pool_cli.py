@@ -37,7 +37,7 @@ def broker(address: Address = None, keys: Keys = None, insecure: Insecure = Fals
 
 
 def worker(
-    gpu: Annotated[int | None, typer.Option(help="GPU for the CARLA server")] = None,
+    gpu: Annotated[int | None, typer.Option(help="GPU for the CARLA server, as nvidia-smi counts")] = None,
     port: Annotated[int | None, typer.Option(help="RPC port; takes PORT to PORT+3. Default: any free block")] = None,
     simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
@@ -55,6 +55,7 @@ def worker(
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
     from zmqcarla.broker.protocol import default_address
     from zmqcarla.pool import new_log_directory
+    from zmqcarla.watch.gpus import adapters_of
     from zmqcarla.workers.supervisor import run
     from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
@@ -66,6 +67,7 @@ def worker(
         config = WorkerConfig(
             worker_id=f"{os.uname().nodename}-{os.getpid()}",
             gpu=gpu,
+            adapter=adapters_of([gpu]).get(gpu) if gpu is not None and chosen == "carla" else None,
             port=port,
             simulator=chosen,
             map=checked_map(map),
