@@ -28,7 +28,7 @@ STRANGER = 65_101
 
 # Imports first: the other user may have no right to read this Python.
 _NEIGHBOUR = """
-import json, os, sys
+import encodings.ascii, json, os, sys
 from zmqcarla.broker.address import sweep_sockets
 from zmqcarla.broker.protocol import default_address, runtime_directory
 from zmqcarla.lease import ask_status
