@@ -266,8 +266,7 @@ def test_a_revoked_key_loses_lease_connection_and_worker(
     assert _cli("revoke", "bob", "--keys", str(ours.path)).exit_code == 0
     with pytest.raises(LeaseLostError, match="was revoked"):
         _step_until_lost(his)
-    listener.tell(p.StatusRequest(p.PROTOCOL, b"q"))
-    listener.wait_disconnected()
+    wait_until(lambda: listener.speaks_in_vain(p.StatusRequest(p.PROTOCOL, b"q")), "the connection to be closed")
     wait_until(lambda: set(pool.states()) == {"host0-0", "host0-1"}, "bob's worker to be gone")
     for step in range(1, 4):
         assert mine.step(STILL)[0]["vector"][:, 1].tolist() == [step]
