@@ -163,8 +163,9 @@ def test_where_keys_are_used(
 # --- who may serve ---
 
 
-def test_beyond_loopback_nothing_is_served_without_keys(tmp_path: Path) -> None:
-    done = run_cli("broker", "--address", f"tcp://0.0.0.0:{free_port()}", "--keys", str(tmp_path / "none"))
+@pytest.mark.parametrize("command", [["broker"], ["up", "--simulator", "none"]], ids=["broker", "up"])
+def test_beyond_loopback_nothing_is_served_without_keys(tmp_path: Path, command: list[str]) -> None:
+    done = run_cli(*command, "--address", f"tcp://0.0.0.0:{free_port()}", "--keys", str(tmp_path / "none"))
     assert done.returncode == 2
     assert "run `zmqcarla keygen` on the broker's host" in done.stderr
     assert "--insecure" in done.stderr
