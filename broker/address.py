@@ -115,7 +115,8 @@ def listener(address: str) -> str:
     """Who listens on the port of a tcp address, as far as this user may know; to end a sentence with."""
     port = address.rpartition(":")[2]
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and str(connection.laddr.port) == port:
+        # The local address is an empty tuple while a socket is unbound.
+        if connection.status == psutil.CONN_LISTEN and [str(each) for each in tuple(connection.laddr)[1:2]] == [port]:
             pid = connection.pid
             return f"; pid {pid} listens there" if pid else "; a process of another user listens there"
     return ""

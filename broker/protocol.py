@@ -26,6 +26,7 @@ together. Bump `PROTOCOL` with any change that an older peer would misread.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import reprlib
 import types
@@ -42,6 +43,7 @@ from zmqcarla.broker.keys import (
     INSECURE_VARIABLE,
     KEYS_VARIABLE,
     KeyFolder,
+    check_may_serve,
     connect_to_broker,
     key_folder,
     keys_for,
@@ -55,6 +57,7 @@ __all__ = [
     "KINDS",
     "PROTOCOL",
     "KeyFolder",
+    "check_may_serve",
     "check_protocol",
     "connect_to_broker",
     "decode",
@@ -75,8 +78,8 @@ MAX_PAYLOAD_BYTES: Final = 64 << 20
 MAX_ROWS: Final = 4096
 """Of a lease, and the longest list in a header."""
 MAX_FRAMES: Final = 1 + MAX_ROWS
-MAX_TEXT: Final = 1 << 16
-"""Characters of a text in a header."""
+MAX_TEXT_BYTES: Final = 1 << 16
+"""Of one text in a header."""
 MAX_ID_BYTES: Final = 64
 _MAX_INT: Final = (1 << 63) - 1
 
@@ -433,7 +436,7 @@ def decode(header: bytes) -> Message:
             header,
             max_array_len=MAX_ROWS,
             max_map_len=MAX_ID_BYTES,
-            max_str_len=4 * MAX_TEXT,
+            max_str_len=MAX_TEXT_BYTES,
             max_bin_len=MAX_ID_BYTES,
             max_ext_len=0,
         )
@@ -489,27 +492,29 @@ def _field_check(annotation: Any, where: str) -> Callable[[Any], Any]:
 
         return check_tuple
 
-    is_small, bound = _BOUNDS[annotation]
+    if annotation is int:
+        return functools.partial(_check_int, where)
+    if annotation is float:
+        return functools.partial(_check_float, where)
 
     def check_exact(value: Any) -> Any:
-        if type(value) is not annotation:
-            if annotation is not float or type(value) is not int:
-                raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
-            value = float(value)
-        if is_small(value):
+        if type(value) is annotation:  # of a size that `decode` has seen to
             return value
-        raise ProtocolError(f"expected {bound} in {where}, found {reprlib.repr(value)}")
+        raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
 
     return check_exact
 
 
-_BOUNDS: Final[dict[Any, tuple[Callable[[Any], bool], str]]] = {
-    bool: (lambda _: True, "a bool"),
-    int: (lambda value: -_MAX_INT <= value <= _MAX_INT, "an int of 64 bits with a sign"),
-    float: (math.isfinite, "a finite number"),
-    str: (lambda value: len(value) <= MAX_TEXT, f"at most {MAX_TEXT} characters"),
-    bytes: (lambda value: len(value) <= MAX_ID_BYTES, f"at most {MAX_ID_BYTES} bytes"),
-}
+def _check_int(where: str, value: Any) -> int:
+    if type(value) is int and value <= _MAX_INT:
+        return value
+    raise ProtocolError(f"expected an int of 64 bits with a sign in {where}, found {reprlib.repr(value)}")
+
+
+def _check_float(where: str, value: Any) -> float:
+    if type(value) in (float, int) and math.isfinite(value):
+        return float(value)
+    raise ProtocolError(f"expected a finite number in {where}, found {reprlib.repr(value)}")
 
 
 _FIELD_NAMES: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in KINDS.values()}

@@ -126,7 +126,8 @@ def _receive(router: zmq.Socket[bytes], guests: GuestList | None) -> tuple[list[
     user = user_of(route)
     if user in guests:
         return frames, user
-    cut(route)
+    if guests.is_overdue(user):
+        cut(route)
     return [], user
 
 

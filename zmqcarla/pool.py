@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from zmqcarla.broker.errors import SimulatorStartError
-from zmqcarla.broker.protocol import is_served, runtime_directory
+from zmqcarla.broker.protocol import check_may_serve, is_served, runtime_directory
 from zmqcarla.shm.segment import sweep
 from zmqcarla.watch.gpus import adapters_of
 
@@ -86,6 +86,7 @@ def run_pool(config: PoolConfig, lifeline_fd: int | None = None) -> int:
 
     A child that dies is started again. One that dies at once, again and again, ends the pool, and its log is named.
     """
+    check_may_serve(config.address)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, lambda *_: None)
