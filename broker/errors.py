@@ -10,6 +10,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |- BrokerUnavailableError         nobody answers at the address                  (TimeoutError)
     |- AddressInUseError              another broker owns the address                (OSError)
     |- AddressError                   not an address that a broker may serve         (ValueError)
+    |- AdminError                     an order to a pool that cannot be obeyed       (ValueError)
     |- LeaseError
     |  |- LeaseTimeoutError           the pool had too few free workers in time      (TimeoutError)
     |  |- LeaseRefusedError           no worker would ever serve this request        (ValueError)
@@ -68,6 +69,10 @@ class AddressInUseError(ZmqCarlaError, OSError):
 
 class AddressError(ZmqCarlaError, ValueError):
     """The address has the wrong form, or reaches further than it may."""
+
+
+class AdminError(ZmqCarlaError, ValueError):
+    """An order to a running pool (restart, scale, drain) cannot be obeyed; the text says why."""
 
 
 class LeaseError(ZmqCarlaError):

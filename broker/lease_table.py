@@ -19,6 +19,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
+from zmqcarla.broker import admin
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
 from zmqcarla.broker.errors import ProtocolVersionError
@@ -78,10 +79,12 @@ class _Worker:
     """Why it is gone."""
     seen: _Seen | None = None
     """By its supervisor, at the last heartbeat."""
+    retiring: bool = False
+    """Gets no new lease, and is stopped when it has none."""
 
     @property
     def free(self) -> bool:
-        return self.state == "ready" and not self.lease_id
+        return self.state == "ready" and not self.lease_id and not self.retiring
 
 
 @dataclasses.dataclass(slots=True)
@@ -178,6 +181,11 @@ class LeaseTable:
             return [Send(event.peer, p.Rejected(f"expected a message to the broker, found {event.message.kind!r}"))]
         return list(handler(event.message, event, now))
 
+    def administer(self, request: p.AdminRequest, now: float) -> tuple[p.AdminReply, list[Send]]:
+        """The answer to an order of the administrator, and what to send because of it."""
+        reply, orders = admin.decide(request, self._workers.values())
+        return reply, [*(Send(peer, order) for peer, order in orders), *self._serve_queue(now)]
+
     # --- clients ---
 
     def _lease_request(self, message: p.LeaseRequest, event: Received, now: float) -> Iterator[Send]:
@@ -215,7 +223,7 @@ class LeaseTable:
         self._queue = waiting
 
     def _suitable(self, message: p.LeaseRequest) -> list[_Worker]:
-        return [worker for worker in self._able(message) if worker.state != "gone"]
+        return [worker for worker in self._able(message) if worker.state != "gone" and not worker.retiring]
 
     def _able(self, message: p.LeaseRequest) -> list[_Worker]:
         return [
@@ -229,6 +237,7 @@ class LeaseTable:
     def _refusal(self, request: _Request, free: int, suitable: int, now: float) -> p.Refused | None:
         message = request.message
         living = [worker for worker in self._workers.values() if worker.state != "gone"]
+        staying = [worker for worker in living if not worker.retiring]
         wanted = f"{message.num_envs} x {message.env_id!r}"
         if message.simulator is not None:
             wanted += f" on simulator {message.simulator!r}"
@@ -242,11 +251,15 @@ class LeaseTable:
                 f"back; worker {last.offer.worker_id}: {last.end}"
             )
             return p.Refused(message.request_id, "impossible", text)
-        if living and not suitable:
-            patterns = sorted({pattern for worker in living for pattern in worker.offer.env_patterns})
+        if living and not staying:
+            text = f"expected workers for {wanted}, found a pool that is being drained: start another one"
+            return p.Refused(message.request_id, "impossible", text)
+        if staying and not suitable:
+            patterns = sorted({pattern for worker in staying for pattern in worker.offer.env_patterns})
+            simulators = ", ".join(sorted({worker.offer.simulator for worker in staying}))
             text = (
-                f"expected workers for {wanted}, found {len(living)} workers that allow {', '.join(patterns)} on "
-                f"{', '.join(sorted({worker.offer.simulator for worker in living}))}: check env id, simulator and gpu, "
+                f"expected workers for {wanted}, found {len(staying)} workers that allow {', '.join(patterns)} on "
+                f"{simulators}: check env id, simulator and gpu, "
                 "or start workers that allow them (--env, --simulator, --gpu)"
             )
             return p.Refused(message.request_id, "impossible", text)
@@ -408,11 +421,14 @@ class LeaseTable:
             yield Send(event.peer, p.Rejected(str(error)))
             return
         worker = self._workers.get(message.worker_id)
-        if worker is not None and worker.offer.supervisor_pid == message.supervisor_pid:
+        same_life = worker is not None and worker.offer.supervisor_pid == message.supervisor_pid
+        if worker is not None and same_life and worker.state != "gone":
             worker.offer, worker.supervisor, worker.heard_at = message, event.peer, now
+            worker.retiring |= message.retiring
         else:
-            successor = _Worker(message, event.peer, now)
-            if worker is not None and worker.lease_id:
+            retiring = message.retiring or (worker is not None and worker.retiring)
+            successor = _Worker(message, event.peer, now, retiring=retiring)
+            if worker is not None and worker.lease_id and worker.state != "gone":
                 yield from self._lose(worker, "its supervisor was replaced", -1, final=False)
                 successor.state, successor.lease_id, successor.row = "lost", worker.lease_id, worker.row
             self._workers[message.worker_id] = successor
@@ -552,6 +568,8 @@ class LeaseTable:
                 text = f"its supervisor was silent for {worker.offer.ttl_s:g} s"
                 yield from self._lose(worker, text, 0, final=True)
                 del self._workers[worker_id]
+        for peer, order in admin.pursue(self._workers.values(), settled=now >= self._returns_until):
+            yield Send(peer, order)
         yield from self._serve_queue(now)
 
     def _give_up_unconfirmed(self, lease: _Lease) -> Iterator[Send]:
@@ -582,6 +600,7 @@ class LeaseTable:
                     "worker_id": worker.offer.worker_id,
                     "host": worker.offer.host,
                     "state": worker.state,
+                    "retiring": worker.retiring,
                     "simulator": worker.offer.simulator,
                     "gpu": worker.offer.gpu,
                     "port": worker.offer.port,

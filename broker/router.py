@@ -21,6 +21,7 @@ import zmq
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.address import claimed
+from zmqcarla.broker.admin import AdminSocket, admin_socket
 from zmqcarla.broker.errors import AddressInUseError, ProtocolError
 from zmqcarla.broker.lease_table import Clock, LeaseTable, Received, Send
 
@@ -43,9 +44,9 @@ def serve(address: str, lifeline_fd: int | None = None) -> None:
     stopping: list[int] = []
     previous = {sig: signal.signal(sig, lambda number, _: stopping.append(number)) for sig in (SIGTERM, SIGINT)}
     try:
-        with _bound_router(address) as router:
+        with _bound_router(address) as router, admin_socket(router.context, address) as admin:
             _LOG.info("broker serves %s (protocol %d, pid %d)", address, p.PROTOCOL, os.getpid())
-            _loop(router, lambda: bool(stopping) or _is_closed(lifeline_fd))
+            _loop(router, admin, lambda: bool(stopping) or _is_closed(lifeline_fd))
             _LOG.info("broker stops")
     finally:
         for sig, handler in previous.items():
@@ -83,8 +84,14 @@ def _bound_router(address: str) -> Generator[zmq.Socket[bytes]]:
         context.term()
 
 
-def _loop(router: zmq.Socket[bytes], must_stop: Callable[[], bool]) -> None:
+def _loop(router: zmq.Socket[bytes], admin: AdminSocket, must_stop: Callable[[], bool]) -> None:
     table = LeaseTable(secrets.token_bytes(16), lambda: secrets.token_bytes(16), time.monotonic())
+
+    def administer(request: p.AdminRequest) -> p.AdminReply:
+        reply, actions = table.administer(request, time.monotonic())
+        _perform(router, actions)
+        return reply
+
     next_clock = time.monotonic()
     while True:
         with contextlib.suppress(zmq.Again):
@@ -93,6 +100,7 @@ def _loop(router: zmq.Socket[bytes], must_stop: Callable[[], bool]) -> None:
         if now >= next_clock:
             next_clock = now + _CLOCK_MS / 1000
             _perform(router, table.handle(Clock(), now))
+            admin.serve(administer)
             if must_stop():
                 return
 

@@ -19,6 +19,7 @@ from zmqcarla.workers.lifecycle import (
     NoteServerFailed,
     Observed,
     ReportLost,
+    Restart,
     ServerExited,
     ServerFailed,
     ServerReady,
@@ -230,3 +231,32 @@ def test_stop_of_a_worker_that_is_down() -> None:
     assert worker.down
     assert worker.handle(Stop(), 2.0) == []
     assert worker.stopped
+
+
+def test_a_restart_on_request_renews_both_and_costs_no_budget() -> None:
+    worker = with_server(max_restarts=0)
+    assert worker.handle(Restart(), 10.0) == [SignalEnv(signal.SIGKILL)]
+    (report, end) = worker.handle(EnvExited(-9), 10.0)
+    assert report == ReportLost(1, "restarted on request", -9, restarts=0, final=False)
+    assert end == EndServer()
+    assert worker.handle(ServerExited(0), 10.1) == [StartServer()]
+    assert worker.handle(ServerReady(), 10.2) == [StartEnv(2)]
+    (report,) = worker.handle(EnvExited(-9), 11.0)[:1]
+    assert isinstance(report, ReportLost)
+    assert report.final  # the next death of its own is one too many for a budget of none
+
+
+def test_a_worker_that_is_down_comes_back_on_request() -> None:
+    worker = plain(max_restarts=0)
+    worker.handle(Tick(), 0.0)
+    worker.handle(EnvExited(1), 1.0)
+    assert worker.down
+    assert worker.handle(Restart(), 2.0) == [StartEnv(2)]
+    assert not worker.down
+
+
+def test_the_first_start_waits_for_its_turn() -> None:
+    worker = plain(start_delay_s=3.0)
+    assert worker.handle(Tick(), 50.0) == []
+    assert worker.handle(Tick(), 52.9) == []
+    assert worker.handle(Tick(), 53.0) == [StartEnv(1)]

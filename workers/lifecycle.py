@@ -81,11 +81,16 @@ class EnvStopped:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Restart:
+    """Somebody asked for new processes; it costs no budget, and one that was spent is full again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stop:
     """The worker is no longer wanted."""
 
 
-Event = Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | Stop
+Event = Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | Restart | Stop
 
 
 # --- actions ---
@@ -186,9 +191,10 @@ class Lifecycle:
         self._env_started_at = 0.0
         self._kill_env_at = 0.0
         self._killed_because = ""
+        self._asked = False
         self._failed_starts = 0
         self._restarted_at: list[float] = []
-        self._resume_at = 0.0
+        self._resume_at: float | None = None
 
     @property
     def down(self) -> bool:
@@ -207,6 +213,8 @@ class Lifecycle:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do because of `event`; `now` in seconds of any steady clock."""
+        if self._resume_at is None:
+            self._resume_at = now + self._config.start_delay_s
         return [*self._respond(event, now), *self._advance(now)]
 
     def _respond(self, event: Event, now: float) -> Iterator[Action]:
@@ -237,6 +245,11 @@ class Lifecycle:
                 yield from self._kill_env(
                     f"cut after {age_s:.1f} s of being stopped by a signal; the limit is {limit_s:g} s"
                 )
+            case Restart() if self._goal is not _Goal.STOP:
+                self._goal, self._restarted_at, self._resume_at = _Goal.RUN, [], now
+                if self._env is _Part.UP:
+                    self._renew_server = self._asked = True
+                    yield from self._kill_env("restarted on request")
             case Stop():
                 self._goal = _Goal.STOP
                 if self._env is _Part.UP:
@@ -289,8 +302,9 @@ class Lifecycle:
         if self._goal is not _Goal.RUN:
             return
         config = self._config
+        asked, self._asked = self._asked, False
         recent = [moment for moment in self._restarted_at if now - moment < config.restart_window_s]
-        final = hopeless or len(recent) >= config.max_restarts
+        final = hopeless or (not asked and len(recent) >= config.max_restarts)
         if final:
             self._goal = _Goal.DOWN
             if not hopeless:
@@ -301,9 +315,9 @@ class Lifecycle:
         else:
             yield NoteServerFailed(reason, self.restarts)
         if not final:
-            self._failed_starts = 0 if stable else self._failed_starts + 1
+            self._failed_starts = 0 if stable or asked else self._failed_starts + 1
             self._resume_at = now + _backoff_s(self._failed_starts)
-            self._restarted_at = [*recent, now]
+            self._restarted_at = recent if asked else [*recent, now]
             self.restarts += 1
 
     def _advance(self, now: float) -> Iterator[Action]:
@@ -314,7 +328,7 @@ class Lifecycle:
         if self._server in (_Part.STARTING, _Part.UP) and (self._renew_server or not wanted):
             self._server, self._server_deadline = _Part.ENDING, now + SERVER_GRACE_S
             yield EndServer()
-        if self._server in (_Part.STARTING, _Part.ENDING) or not wanted or now < self._resume_at:
+        if self._server in (_Part.STARTING, _Part.ENDING) or not wanted or now < (self._resume_at or now):
             return
         self._renew_server = False
         if self._config.owns_server and self._server is _Part.ABSENT:

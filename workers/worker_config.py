@@ -78,6 +78,9 @@ class WorkerConfig:
     stable_start_s: float = 5.0
     """A process that dies younger than this counts as a failed start: the next one waits longer."""
 
+    start_delay_s: float = 0.0
+    """The first start waits so long, so that the servers of a host do not all load their map at once."""
+
     def __post_init__(self) -> None:
         _expect("worker_id", self.worker_id, _SAFE_ID.fullmatch(self.worker_id), "1 to 128 of A-Z a-z 0-9 . _ -")
         choices = ("embedded", "carla", "none")
@@ -117,6 +120,9 @@ class SupervisorConfig:
     ttl_s: float = DEFAULT_TTL_S
     """The broker calls the workers lost when this supervisor has been silent for so long."""
 
+    roster: str | None = None
+    """File that keeps the workers as they were scaled and drained; when it exists, it counts instead of `workers`."""
+
     lifeline_fd: int | None = None
     """Inherited read end of a pipe; end of file on it means that the starter is gone, and everything is stopped."""
 
@@ -137,7 +143,7 @@ class SupervisorConfig:
         """
         fields = _object(text)
         try:
-            fields["workers"] = tuple([WorkerConfig(**_with_tuples(worker)) for worker in fields["workers"]])
+            fields["workers"] = tuple([worker_of_fields(worker) for worker in fields["workers"]])
             return cls(**fields)
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields of SupervisorConfig, found {text[:200]}: {error}") from None
@@ -190,6 +196,16 @@ class EnvProcessConfig:
             return cls(**_with_tuples(fields))
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields of EnvProcessConfig, found {text[:200]}: {error}") from None
+
+
+def worker_of_fields(fields: dict[str, Any]) -> WorkerConfig:
+    """A worker of the fields that JSON carried.
+
+    Raises:
+        TypeError: an unknown field.
+        ValueError: a value that is not allowed.
+    """
+    return WorkerConfig(**_with_tuples(fields))
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
 from zmqcarla.broker.errors import SimulatorStartError
-from zmqcarla.broker.protocol import is_served, runtime_directory
+from zmqcarla.broker.protocol import EXIT_DRAINED, is_served, runtime_directory
 from zmqcarla.shm.segment import sweep
 
 _STOP_TIMEOUT_S: Final = 12.0
@@ -56,6 +57,10 @@ class PoolConfig:
     """fnmatch patterns of the env ids that clients may ask for; an env id can import code."""
     step_timeout_s: float = 60.0
     """A step that takes longer is cut: the worker is restarted and its row truncated."""
+    start_interval_s: float = 0.0
+    """Worker i is first started i times this later, so that the servers do not all load their map at once."""
+    worker: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further settings of all workers, by the names of `zmqcarla.workers.worker_config.WorkerConfig`."""
     log_directory: str = ""
     """Where each process writes its log."""
 
@@ -73,8 +78,8 @@ def new_log_directory() -> Path:
     for old in sorted(parent.glob("*-*-*"))[:-_LOG_DIRECTORIES_KEPT]:
         if Path("/proc", old.name.rpartition("-")[2]).exists():  # its pool still runs and writes there
             continue
-        for log in old.glob("*.log*"):
-            log.unlink(missing_ok=True)
+        for file in old.iterdir():
+            file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             old.rmdir()
     return path
@@ -83,7 +88,8 @@ def new_log_directory() -> Path:
 def run_pool(config: PoolConfig, lifeline_fd: int | None = None) -> int:
     """Keep broker and workers running until SIGTERM, SIGINT or the end of the lifeline; returns the exit code.
 
-    A child that dies is started again. One that dies at once, again and again, ends the pool, and its log is named.
+    A child that dies is started again. One that dies at once, again and again, ends the pool, and its log is named. A
+    supervisor that was drained ends the pool too.
     """
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -113,6 +119,8 @@ def _watch(children: list[_Child], stop_fds: list[int], parent_pid: int | None) 
         if any(fd in ready for fd in stop_fds) or parent_pid not in (None, os.getppid()):
             return 0
         for child in (child for child in children if child.pidfd in ready):
+            if child.exit_code() == EXIT_DRAINED:
+                return 0
             if not child.restart():
                 print(f"zmqcarla: the {child.name} does not stay up; see {child.log}", file=sys.stderr, flush=True)
                 return 1
@@ -130,10 +138,13 @@ def _supervisor_config(config: PoolConfig) -> dict[str, Any]:
             "carla_root": config.carla_root,
             "env_patterns": list(config.env_patterns),
             "step_timeout_s": config.step_timeout_s,
+            "start_delay_s": index * config.start_interval_s,
+            **config.worker,
         }
         for index in range(config.workers)
     ]
-    return {"broker": config.address, "workers": workers, "log_directory": config.log_directory}
+    roster = str(Path(config.log_directory) / "workers.json")
+    return {"broker": config.address, "workers": workers, "log_directory": config.log_directory, "roster": roster}
 
 
 class _Child:
@@ -172,6 +183,10 @@ class _Child:
         os.close(lifeline_read)
         self.pidfd = os.pidfd_open(self._process.pid)
         self._started_at = time.monotonic()
+
+    def exit_code(self) -> int | None:
+        """Of the process that has ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
 
     def restart(self) -> bool:
         """Start again after a death; False when it died too often too soon."""

@@ -50,7 +50,7 @@ def worker(
     address: Address = None,
 ) -> None:
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
-    from zmqcarla.broker.protocol import default_address
+    from zmqcarla.broker.protocol import EXIT_DRAINED, default_address
     from zmqcarla.pool import new_log_directory
     from zmqcarla.workers.supervisor import run
     from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
@@ -61,7 +61,7 @@ def worker(
         if connect is None:
             check_startable(chosen, carla_root, port, 1)
         config = WorkerConfig(
-            worker_id=f"{os.uname().nodename}-{os.getpid()}",
+            worker_id=f"{os.uname().nodename}-{os.getpid()}-0",
             gpu=gpu,
             port=port,
             simulator=chosen,
@@ -77,7 +77,8 @@ def worker(
     OUT.print(
         f"worker {config.worker_id}: simulator {config.simulator}, broker {where}, logs in {logs}", soft_wrap=True
     )
-    raise typer.Exit(run(SupervisorConfig(broker=where, workers=(config,), log_directory=logs)))
+    code = run(SupervisorConfig(broker=where, workers=(config,), log_directory=logs))
+    raise typer.Exit(0 if code == EXIT_DRAINED else code)
 
 
 def up(
