@@ -10,6 +10,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |- BrokerUnavailableError         nobody answers at the address                  (TimeoutError)
     |- AddressInUseError              another broker owns the address                (OSError)
     |- AddressError                   not an address that a broker may serve         (ValueError)
+    |- ConfigError                    a setting of a configuration file is wrong     (ValueError)
     |- AdminError                     an order to a pool that cannot be obeyed       (ValueError)
     |- LeaseError
     |  |- LeaseTimeoutError           the pool had too few free workers in time      (TimeoutError)
@@ -69,6 +70,10 @@ class AddressInUseError(ZmqCarlaError, OSError):
 
 class AddressError(ZmqCarlaError, ValueError):
     """The address has the wrong form, or reaches further than it may."""
+
+
+class ConfigError(ZmqCarlaError, ValueError):
+    """A configuration file, or a setting in it, is not what it has to be; the text names both."""
 
 
 class AdminError(ZmqCarlaError, ValueError):

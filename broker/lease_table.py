@@ -61,6 +61,8 @@ class _Seen:
     steps: int
     env_rss_bytes: int
     server_rss_bytes: int
+    growth_bytes_per_h: float
+    leaks: str
 
 
 @dataclasses.dataclass(slots=True)
@@ -438,7 +440,8 @@ class LeaseTable:
 
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
         columns = (
-            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes
+            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes,
+            message.growth_bytes_per_h, message.leaks,
         )  # fmt: skip
         if any(len(column) != len(message.worker_ids) for column in columns):
             text = f"expected {len(message.worker_ids)} values in each column of a heartbeat, found other numbers"
@@ -456,6 +459,8 @@ class LeaseTable:
                     message.steps[index],
                     message.env_rss_bytes[index],
                     message.server_rss_bytes[index],
+                    message.growth_bytes_per_h[index],
+                    message.leaks[index],
                 )
 
     def _ready(self, message: p.Ready, event: Received, now: float) -> Iterator[Send]:
@@ -639,7 +644,7 @@ class LeaseTable:
 
 
 def _seen_values(seen: _Seen | None, now: float) -> dict[str, Any]:
-    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes")
+    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes", "growth_bytes_per_h", "leaks")
     return {
         "seen_s": None if seen is None else now - seen.at,
         **{name: None if seen is None else getattr(seen, name) for name in names},

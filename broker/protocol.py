@@ -36,6 +36,7 @@ import msgpack
 from zmqcarla.broker.address import admin_address, default_address, is_served, runtime_directory
 from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
+from zmqcarla.broker.logs import log_to_stderr
 
 __all__ = [
     "AUTORESET_SAME_STEP",
@@ -49,6 +50,7 @@ __all__ = [
     "default_address",
     "encode",
     "is_served",
+    "log_to_stderr",
     "pack",
     "runtime_directory",
     "unpack",
@@ -300,6 +302,10 @@ class Heartbeat(Message):
     """Resident memory of the env process and its children."""
     server_rss_bytes: tuple[int, ...]
     """Resident memory of the CARLA server; 0 where it is not the supervisor's."""
+    growth_bytes_per_h: tuple[float, ...]
+    """Of both, over the last hour; 0 while nothing can be said."""
+    leaks: tuple[str, ...]
+    """Which of them grows without end: "env process", "server", both with a comma, or empty."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ a directory of mode 0700 (default) or tcp on the loopback interface; see docs/pr
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -28,6 +29,9 @@ from zmqcarla.broker.lease_table import Clock, LeaseTable, Received, Send
 _LOG = logging.getLogger("zmqcarla.broker")
 _CLOCK_MS: Final = 250
 """How often the table hears of the time, and the loop looks whether it has to stop."""
+_QUIET: Final = (p.Command, p.RowReply, p.Ready, p.Heartbeat, p.Renew, p.Probe, p.StatusRequest)
+"""Come all the time; what else comes is logged, and with it what it leads to."""
+_causes = itertools.count(1)
 
 
 def serve(address: str, lifeline_fd: int | None = None) -> None:
@@ -114,7 +118,17 @@ def _answer(router: zmq.Socket[bytes], table: LeaseTable, frames: list[bytes]) -
         _LOG.warning("rejected a message from %s: %s", peer.hex(), error)
         _perform(router, [Send(peer, p.Rejected(str(error)))])
         return
-    _perform(router, table.handle(event, time.monotonic()))
+    actions = table.handle(event, time.monotonic())
+    _perform(router, actions)
+    if not isinstance(event.message, _QUIET):
+        _log_what_follows(event.message, actions)
+
+
+def _log_what_follows(message: p.Message, actions: list[Send]) -> None:
+    cause = {"cause": f"{message.kind}-{next(_causes)}"}
+    _LOG.info("received %s", message, extra=cause)
+    for action in actions:
+        _LOG.info("sent to %s: %s", action.peer.hex(), action.message, extra=cause)
 
 
 def _perform(router: zmq.Socket[bytes], actions: list[Send]) -> None:

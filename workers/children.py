@@ -67,6 +67,14 @@ class Children:
         return self._config.port
 
     @property
+    def pids(self) -> dict[str, int]:
+        """Of env process and server; 0 while there is none."""
+        return {
+            "env process": 0 if self._env is None else self._env.pid,
+            "server": 0 if self._server is None else self._server.pid,
+        }
+
+    @property
     def exit_fds(self) -> set[int]:
         """pidfds, readable when a process of this worker has ended."""
         return {fd for fd in (self._server_fd, self._env_fd) if fd >= 0}

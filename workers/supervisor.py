@@ -20,7 +20,7 @@ import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.shm.segment import sweep
-from zmqcarla.workers import ledger, lifecycle
+from zmqcarla.workers import ledger, lifecycle, log_files
 from zmqcarla.workers.broker_link import BrokerLink
 from zmqcarla.workers.roster import Roster, next_worker, read_roster, write_roster
 from zmqcarla.workers.vitals import Vitals
@@ -49,6 +49,7 @@ class Supervisor:
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._ledger = ledger.Ledger(ledger.ledger_path())
         self._brokers_noted = 0
+        self._logs_due_at = 0.0
         self._roster = None if config.roster is None else Path(config.roster)
         before = None if self._roster is None else read_roster(self._roster)
         configs = config.workers if before is None else before.workers
@@ -113,6 +114,9 @@ class Supervisor:
             for event in worker.children.events():
                 worker.feed(event)
             worker.feed(lifecycle.Tick())
+        if time.monotonic() >= self._logs_due_at:
+            self._logs_due_at = time.monotonic() + log_files.INTERVAL_S
+            log_files.cut_logs(Path(self._config.log_directory), self._config.log_max_bytes, self._config.logs_kept)
         self._link.read()
         if self._link.sweep_wanted:
             self._link.sweep_wanted = False
@@ -169,7 +173,7 @@ class Supervisor:
 
     def _vitals_of(self, worker_id: str) -> Vitals:
         worker = next(worker for worker in self._workers if worker.config.worker_id == worker_id)
-        return worker.children.vitals(worker.lifecycle.restarts)
+        return worker.vitals()
 
     def _watch(self, fds: set[int]) -> None:
         for fd in self._watched - fds:

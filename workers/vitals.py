@@ -19,6 +19,8 @@ class Vitals:
         restarts: since the supervisor started.
         env_rss_bytes: resident memory of the env process and its children; pages that they share count each time.
         server_rss_bytes: the same of the server and its guard; 0 where the server is not ours.
+        growth_bytes_per_h: of both together; 0 while nothing can be said.
+        leaks: which of them leaks, see `zmqcarla.workers.trend`.
     """
 
     phase: str
@@ -26,6 +28,8 @@ class Vitals:
     restarts: int
     env_rss_bytes: int
     server_rss_bytes: int
+    growth_bytes_per_h: float = 0.0
+    leaks: str = ""
 
 
 def tree_rss_bytes(pid: int) -> int:

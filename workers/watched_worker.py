@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
 import os
 import socket
@@ -13,6 +14,8 @@ from zmqcarla.broker import protocol
 from zmqcarla.workers import ledger, lifecycle
 from zmqcarla.workers.broker_link import BrokerLink
 from zmqcarla.workers.children import Children
+from zmqcarla.workers.trend import Trend
+from zmqcarla.workers.vitals import Vitals
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
@@ -39,19 +42,23 @@ class WatchedWorker:
         self._ledger = ledger.Ledger(ledger.ledger_path())
         self._ttl_s = supervisor.ttl_s
         self._link = link
+        self._trends = {"env process": Trend(), "server": Trend()}
+        self._causes = 0
         self.retiring = False
         self.final_loss: protocol.WorkerLost | None = None
 
     def feed(self, event: lifecycle.Event) -> None:
         """Let the state machine answer an event, and the events that follow from its answers."""
         events = collections.deque([event])
+        self._causes += 1
+        noted = {"worker": self.config.worker_id, "cause": f"{type(event).__name__}-{self._causes}"}
         while events:
             for action in self.lifecycle.handle(events.popleft(), time.monotonic()):
-                events.extend(self._do(action))
+                events.extend(self._do(action, noted))
 
-    def _do(self, action: lifecycle.Action) -> list[lifecycle.Event]:
+    def _do(self, action: lifecycle.Action, noted: dict[str, str]) -> list[lifecycle.Event]:
         if not isinstance(action, lifecycle.ReportLost):
-            _LOG.info("worker %s: %s", self.config.worker_id, action)
+            _LOG.info("worker %s: %s", self.config.worker_id, action, extra=noted)
         match action:
             case lifecycle.StartServer():
                 return self.children.start_server()
@@ -64,7 +71,7 @@ class WatchedWorker:
             case lifecycle.SignalEnv(number):
                 return self.children.signal_env(number)
             case lifecycle.ReportLost(incarnation, reason, exit_code, restarts, final):
-                _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason)
+                _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason, extra=noted)
                 # The broker first: a client that learns of it on the board asks the broker for a new process at once.
                 loss = protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
                 self.final_loss = loss if final else None
@@ -100,6 +107,21 @@ class WatchedWorker:
             env_patterns=config.env_patterns,
             ttl_s=self._ttl_s,
             retiring=self.retiring,
+        )
+
+    def vitals(self) -> Vitals:
+        """How it does; measured now, and noted once when its memory grows without end."""
+        seen = self.children.vitals(self.lifecycle.restarts)
+        sizes = {"env process": seen.env_rss_bytes, "server": seen.server_rss_bytes}
+        for name, pid in self.children.pids.items():
+            leak = self._trends[name].take(pid, sizes[name], time.monotonic())
+            if leak:
+                self.note("leak", f"its {name} {leak}")
+        known = {name: trend.growth for name, trend in self._trends.items() if trend.growth is not None}
+        return dataclasses.replace(
+            seen,
+            growth_bytes_per_h=sum(growth.bytes_per_h for growth in known.values()),
+            leaks=", ".join([name for name, growth in known.items() if growth.leaking]),
         )
 
     def restart(self) -> None:

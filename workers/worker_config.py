@@ -120,6 +120,15 @@ class SupervisorConfig:
     ttl_s: float = DEFAULT_TTL_S
     """The broker calls the workers lost when this supervisor has been silent for so long."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How the supervisor writes its own log."""
+
+    log_max_bytes: int = 16 << 20
+    """A log file in log_directory that is larger is put aside."""
+
+    logs_kept: int = 3
+    """How many old ones of each log file stay."""
+
     roster: str | None = None
     """File that keeps the workers as they were scaled and drained; when it exists, it counts instead of `workers`."""
 

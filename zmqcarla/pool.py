@@ -59,6 +59,12 @@ class PoolConfig:
     """A step that takes longer is cut: the worker is restarted and its row truncated."""
     start_interval_s: float = 0.0
     """Worker i is first started i times this later, so that the servers do not all load their map at once."""
+    log_format: str = "text"
+    """"text" or "json", of broker and supervisor."""
+    log_max_bytes: int = 16 << 20
+    """A log file that is larger is put aside."""
+    logs_kept: int = 3
+    """How many of each are kept beside the present one."""
     worker: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further settings of all workers, by the names of `zmqcarla.workers.worker_config.WorkerConfig`."""
     log_directory: str = ""
@@ -97,7 +103,9 @@ def run_pool(config: PoolConfig, lifeline_fd: int | None = None) -> int:
     signal.set_wakeup_fd(wake_write)
     logs = Path(config.log_directory)
     children = [
-        _Child("broker", logs, ["-m", "zmqcarla.broker", "--address", config.address]),
+        _Child(
+            "broker", logs, ["-m", "zmqcarla.broker", "--address", config.address, "--log-format", config.log_format]
+        ),
         _Child("supervisor", logs, ["-m", "zmqcarla.workers"], supervisor_config=_supervisor_config(config)),
     ]
     stop_fds = [wake_read] if lifeline_fd is None else [wake_read, lifeline_fd]
@@ -144,7 +152,15 @@ def _supervisor_config(config: PoolConfig) -> dict[str, Any]:
         for index in range(config.workers)
     ]
     roster = str(Path(config.log_directory) / "workers.json")
-    return {"broker": config.address, "workers": workers, "log_directory": config.log_directory, "roster": roster}
+    return {
+        "broker": config.address,
+        "workers": workers,
+        "log_directory": config.log_directory,
+        "log_format": config.log_format,
+        "log_max_bytes": config.log_max_bytes,
+        "logs_kept": config.logs_kept,
+        "roster": roster,
+    }
 
 
 class _Child:
