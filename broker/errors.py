@@ -20,6 +20,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |  |- WorkerLostError             a worker died and will not come back
     |  |- CommandTimeoutError         a worker did not answer in time                (TimeoutError)
     |  |- SpaceMismatchError          rows of one batch differ in their spaces       (ValueError)
+    |  |- QuarantinedEpisodeError     this seed or route has killed too many workers (ValueError)
     |  |- StaleRowError               a row of the batch does not carry this step's number
     |  `- RemoteEnvError              the env raised; carries the worker's traceback
     |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError, TypeError)
@@ -118,6 +119,10 @@ class CommandTimeoutError(WorkerError, TimeoutError):
 
 class SpaceMismatchError(WorkerError, ValueError):
     """The envs of one batch have different observation or action spaces."""
+
+
+class QuarantinedEpisodeError(WorkerError, ValueError):
+    """The episode that was asked for has killed its worker again and again; the text names it."""
 
 
 class StaleRowError(WorkerError):

@@ -40,11 +40,13 @@ class Children:
     Attributes:
         env_log: file that takes the env process's output.
         server_log: file that takes the server's output.
+        quarantine: file with the episodes that env processes do not begin.
     """
 
     def __init__(self, config: WorkerConfig, broker: str, log_directory: Path) -> None:
         self.env_log = log_directory / f"{config.worker_id}.log"
         self.server_log = log_directory / f"{config.worker_id}.server.log"
+        self.quarantine = log_directory / "quarantine.json"
         self._config = config
         self._broker = broker
         self._page = StatusPage.create()
@@ -73,6 +75,11 @@ class Children:
             "env process": 0 if self._env is None else self._env.pid,
             "server": 0 if self._server is None else self._server.pid,
         }
+
+    @property
+    def episode(self) -> str:
+        """The name of the episode that the env process runs, or ran when it died."""
+        return self._page.episode
 
     @property
     def exit_fds(self) -> set[int]:
@@ -130,9 +137,11 @@ class Children:
             simulator=config.simulator,
             server=server,
             env_patterns=config.env_patterns,
+            quarantine=str(self.quarantine),
         )
         self._page.fields["incarnation"] = incarnation
         self._page.enter(Phase.STARTING)
+        self._page.name_episode("")
         try:
             with self.env_log.open("ab") as log, same_address_layout():
                 self._env = subprocess.Popen(

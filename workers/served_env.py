@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import gymnasium
@@ -24,6 +25,7 @@ from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers.quarantine import EpisodeGate
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
@@ -44,13 +46,23 @@ class ServedEnv:
         simulator: "embedded", "carla" or "none".
         server: HOST:PORT of the CARLA server for envs of ours.
         page: says what goes on.
+        quarantine: file with the episodes that are not begun.
     """
 
-    def __init__(self, env_patterns: Sequence[str], simulator: str, server: str | None, page: StatusPage) -> None:
+    def __init__(
+        self,
+        env_patterns: Sequence[str],
+        simulator: str,
+        server: str | None,
+        page: StatusPage,
+        quarantine: Path | None = None,
+    ) -> None:
         self._env_patterns = env_patterns
         self._simulator = simulator
         self._server = server
         self._page = page
+        self._gate = EpisodeGate(page, quarantine)
+        self._env_id = ""
         self._env: gymnasium.Env[Any, Any] | None = None
         self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
         self._arena: Arena | None = None
@@ -114,6 +126,7 @@ class ServedEnv:
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
         env, self._env = self._env, None
+        self._page.name_episode("")
         try:
             if env is not None:
                 env.close()
@@ -129,6 +142,7 @@ class ServedEnv:
         self.close()
         # The checker would only repeat on every worker what its author should run once; vector envs skip it as well.
         env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
+        self._env_id = env_id
         self._adopt(env, autoreset)
         return {
             "observation_space": describe(env.observation_space),
@@ -210,7 +224,7 @@ class ServedEnv:
         self._page.enter(Phase.RESETTING, row, seq)
         if self._bind_out is not None:
             self._bind_out(slot)
-        observation, info = self._opened().reset(seed=seed, options=options)
+        observation, info = self._gate.reset(self._opened(), self._env_id, seed, options)
         return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
 
     def _rebuild(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
@@ -241,7 +255,7 @@ class ServedEnv:
             final_obs = self._deliver(self._final_slot, row, observation, seq)
             if self._bind_out is not None:
                 self._bind_out(slot)
-            observation, reset_info = env.reset()
+            observation, reset_info = self._gate.reset(env, self._env_id, None, None)
             info = {"final_info": info, "final_obs": final_obs, **reset_info}
         inline = self._deliver(slot, row, observation, seq)
         page.count_step()

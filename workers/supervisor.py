@@ -22,10 +22,11 @@ from zmqcarla.broker import protocol
 from zmqcarla.shm.segment import sweep
 from zmqcarla.workers import ledger, lifecycle, log_files
 from zmqcarla.workers.broker_link import BrokerLink
+from zmqcarla.workers.quarantine import Quarantine, read_episodes
 from zmqcarla.workers.roster import Roster, next_worker, read_roster, write_roster
 from zmqcarla.workers.vitals import Vitals
 from zmqcarla.workers.watched_worker import WatchedWorker
-from zmqcarla.workers.worker_config import SupervisorConfig
+from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,12 +54,16 @@ class Supervisor:
         self._roster = None if config.roster is None else Path(config.roster)
         before = None if self._roster is None else read_roster(self._roster)
         configs = config.workers if before is None else before.workers
-        self._workers = [WatchedWorker(worker, config, self._link) for worker in configs]
+        self._quarantine = Quarantine(read_episodes(Path(config.log_directory) / "quarantine.json"))
+        self._workers = [self._new_worker(worker) for worker in configs]
         if before is not None:
             for worker in self._workers:
                 worker.retiring = worker.config.worker_id in before.retiring
             self._note("supervisor_restarted", f"the one before, pid {before.pid}, has ended")
         self._keep_roster()
+
+    def _new_worker(self, worker: WorkerConfig) -> WatchedWorker:
+        return WatchedWorker(worker, self._config, self._link, self._quarantine)
 
     def _keep_roster(self) -> None:
         if self._roster is not None:
@@ -147,7 +152,7 @@ class Supervisor:
 
     def _add(self) -> None:
         config = next_worker([worker.config for worker in self._workers])
-        self._workers.append(WatchedWorker(config, self._config, self._link))
+        self._workers.append(self._new_worker(config))
         self._workers[-1].note("added")
         self._keep_roster()
 

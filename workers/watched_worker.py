@@ -14,6 +14,7 @@ from zmqcarla.broker import protocol
 from zmqcarla.workers import ledger, lifecycle
 from zmqcarla.workers.broker_link import BrokerLink
 from zmqcarla.workers.children import Children
+from zmqcarla.workers.quarantine import Quarantine, write_episodes
 from zmqcarla.workers.trend import Trend
 from zmqcarla.workers.vitals import Vitals
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
@@ -28,13 +29,16 @@ class WatchedWorker:
         config: the worker.
         supervisor: of its supervisor.
         link: to the broker.
+        quarantine: of all workers of the supervisor.
 
     Attributes:
         retiring: stops when its lease ends.
         final_loss: the report by which the broker knows that it is down; None while it is not.
     """
 
-    def __init__(self, config: WorkerConfig, supervisor: SupervisorConfig, link: BrokerLink) -> None:
+    def __init__(
+        self, config: WorkerConfig, supervisor: SupervisorConfig, link: BrokerLink, quarantine: Quarantine
+    ) -> None:
         self.config = config
         self.children = Children(config, supervisor.broker, Path(supervisor.log_directory))
         self._logs = (str(self.children.env_log), *([str(self.children.server_log)] if config.owns_server else []))
@@ -42,8 +46,10 @@ class WatchedWorker:
         self._ledger = ledger.Ledger(ledger.ledger_path())
         self._ttl_s = supervisor.ttl_s
         self._link = link
+        self._quarantine = quarantine
         self._trends = {"env process": Trend(), "server": Trend()}
         self._causes = 0
+        self._asked = False
         self.retiring = False
         self.final_loss: protocol.WorkerLost | None = None
 
@@ -78,10 +84,22 @@ class WatchedWorker:
                 self._link.report(loss)
                 self.children.declare_lost(reason, exit_code, restarts, final=final)
                 self.note("gone" if final else "lost", reason, exit_code if incarnation else None, restarts)
+                if not self._asked:
+                    self._blame_episode()
+                self._asked = False
                 return []
             case lifecycle.NoteServerFailed(reason, restarts):
                 self.note("server_failed", reason, restarts=restarts)
                 return []
+
+    def _blame_episode(self) -> None:
+        episode, limits = self.children.episode, self.config
+        deaths, window_s = limits.quarantine_deaths, limits.quarantine_window_s
+        if self._quarantine.died(episode, time.monotonic(), deaths, window_s):
+            write_episodes(self.children.quarantine, self._quarantine.episodes)
+            text = f"{episode}: {deaths} workers died in it within {window_s:g} s; it is not begun any more"
+            _LOG.warning("quarantine: %s", text)
+            self.note("quarantined", text)
 
     def note(
         self, what: ledger.What, reason: str = "", exit_code: int | None = None, restarts: int | None = None
@@ -129,6 +147,7 @@ class WatchedWorker:
         if self.lifecycle.down:
             self.final_loss = None
             self._link.forget(self.config.worker_id)
+        self._asked = True
         self.feed(lifecycle.Restart())
 
     def retire(self) -> None:

@@ -81,6 +81,12 @@ class WorkerConfig:
     start_delay_s: float = 0.0
     """The first start waits so long, so that the servers of a host do not all load their map at once."""
 
+    quarantine_deaths: int = 3
+    """A seed or route in which so many workers died within quarantine_window_s is not driven any more; 0 for never."""
+
+    quarantine_window_s: float = 3600.0
+    """Deaths that are older than this no longer count."""
+
     def __post_init__(self) -> None:
         _expect("worker_id", self.worker_id, _SAFE_ID.fullmatch(self.worker_id), "1 to 128 of A-Z a-z 0-9 . _ -")
         choices = ("embedded", "carla", "none")
@@ -90,6 +96,7 @@ class WorkerConfig:
             value = getattr(self, f"{name}_timeout_s")
             _expect(f"{name}_timeout_s", value, value > 0.0, "a number above 0")
         _expect("max_restarts", self.max_restarts, self.max_restarts >= 0, "0 or more")
+        _expect("quarantine_deaths", self.quarantine_deaths, self.quarantine_deaths >= 0, "0 or more")
         if self.connect is not None:
             host, _, port = self.connect.rpartition(":")
             _expect("connect", self.connect, host and port.isdigit() and 0 < int(port) < 65536, "HOST:PORT")
@@ -188,6 +195,9 @@ class EnvProcessConfig:
 
     env_patterns: tuple[str, ...]
     """As in WorkerConfig."""
+
+    quarantine: str | None = None
+    """File with the episodes that are not begun."""
 
     def to_json(self) -> str:
         """The text that `from_json` reads."""
