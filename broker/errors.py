@@ -24,6 +24,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |  |- StaleRowError               a row of the batch does not carry this step's number
     |  `- RemoteEnvError              the env raised; carries the worker's traceback
     |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError, TypeError)
+    |- SnapshotError                  a snapshot is not there, is broken, or of another world  (ValueError)
     `- SimulatorError
        |- SimulatorStartError         the CARLA server did not come up
        |- SimulatorTimeoutError       the CARLA server did not answer in time        (TimeoutError)
@@ -145,6 +146,10 @@ class RemoteEnvError(WorkerError):
 
 class InvalidActionError(ZmqCarlaError, ValueError, TypeError):
     """An action has the wrong shape or type, or holds NaN or infinity."""
+
+
+class SnapshotError(ZmqCarlaError, ValueError):
+    """A snapshot cannot be had: its id is unknown, its bytes are broken, or it is of another map, env or version."""
 
 
 class SimulatorError(ZmqCarlaError):

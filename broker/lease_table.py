@@ -61,6 +61,7 @@ class _Seen:
     steps: int
     env_rss_bytes: int
     server_rss_bytes: int
+    server_vram_bytes: int
     growth_bytes_per_h: float
     leaks: str
 
@@ -441,7 +442,7 @@ class LeaseTable:
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
         columns = (
             message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes,
-            message.growth_bytes_per_h, message.leaks,
+            message.server_vram_bytes, message.growth_bytes_per_h, message.leaks,
         )  # fmt: skip
         if any(len(column) != len(message.worker_ids) for column in columns):
             text = f"expected {len(message.worker_ids)} values in each column of a heartbeat, found other numbers"
@@ -459,6 +460,7 @@ class LeaseTable:
                     message.steps[index],
                     message.env_rss_bytes[index],
                     message.server_rss_bytes[index],
+                    message.server_vram_bytes[index],
                     message.growth_bytes_per_h[index],
                     message.leaks[index],
                 )
@@ -644,7 +646,7 @@ class LeaseTable:
 
 
 def _seen_values(seen: _Seen | None, now: float) -> dict[str, Any]:
-    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes", "growth_bytes_per_h", "leaks")
+    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes", "server_vram_bytes", "growth_bytes_per_h", "leaks")
     return {
         "seen_s": None if seen is None else now - seen.at,
         **{name: None if seen is None else getattr(seen, name) for name in names},

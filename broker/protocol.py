@@ -302,10 +302,12 @@ class Heartbeat(Message):
     """Resident memory of the env process and its children."""
     server_rss_bytes: tuple[int, ...]
     """Resident memory of the CARLA server; 0 where it is not the supervisor's."""
+    server_vram_bytes: tuple[int, ...]
+    """GPU memory of the CARLA server; 0 where nobody can tell."""
     growth_bytes_per_h: tuple[float, ...]
-    """Of both, over the last hour; 0 while nothing can be said."""
+    """Of both in main memory, over the last hour; 0 while nothing can be said."""
     leaks: tuple[str, ...]
-    """Which of them grows without end: "env process", "server", both with a comma, or empty."""
+    """What grows without end: "env process", "server", "server's GPU memory", several with commas, or empty."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ _PAGE: Final = np.dtype(
         ("lease_id", np.uint8, 16),
         ("board", "S64"),
         ("episode", f"S{EPISODE_BYTES}"),
+        ("resets", np.uint64),
+        ("server", "S64"),
+        ("server_serial", np.uint32),
+        ("recycle", np.uint32),
     ]
 )
 _STATE: Final = struct.Struct("=QqQI")
@@ -48,6 +52,8 @@ class Phase(enum.IntEnum):
     STEPPING = 4
     CALLING = 5
     CLOSING = 6
+    RECYCLING = 7
+    """It waits, between two episodes, for a fresh server."""
 
 
 class StatusPage:
@@ -58,7 +64,9 @@ class StatusPage:
     Attributes:
         fd: of the page, to be inherited by the env process; -1 in a process that attached.
         fields: structured scalar array {phase, incarnation, since_ns (CLOCK_MONOTONIC), row, seq, steps, lease_id,
-            board (its name), episode (its name)}.
+            board (its name), episode (its name), resets (begun since the page was made)}; the supervisor writes
+            {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
+            before the next reset, it is to be replaced)}.
     """
 
     def __init__(self, fd: int, owned_fd: int) -> None:
@@ -99,6 +107,23 @@ class StatusPage:
     def episode(self) -> str:
         """The name of the episode that runs, or ran last."""
         return str(self.fields["episode"].item().decode("utf-8", "replace"))
+
+    def count_reset(self) -> None:
+        """One more episode is about to begin."""
+        self.fields["resets"] += np.uint64(1)
+
+    def offer_server(self, address: str) -> None:
+        """As the supervisor, say where the server listens that has just come up."""
+        self.fields["server"] = address.encode()
+        self.fields["recycle"] = 0
+        # Last, for this is what a waiting env process looks at.
+        self.fields["server_serial"] += np.uint32(1)
+
+    @property
+    def server(self) -> str:
+        """HOST:PORT of the server that came up last."""
+        address: bytes = self.fields["server"].item()
+        return address.decode()
 
     @property
     def phase(self) -> Phase:

@@ -44,6 +44,8 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = _D
 @pytest.fixture(scope="session", autouse=True)
 def _runtime_directory() -> Iterator[None]:
     """Sockets, locks and logs of the test run, apart from the user's own pool."""
+    gc.collect()
+    gc.freeze()  # what was imported by now need not be searched for garbage after every test
     with tempfile.TemporaryDirectory(prefix="zq-") as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", path)
         yield
@@ -53,12 +55,14 @@ def _our_processes() -> dict[int, str]:
     """Processes of this test run, orphans included, known by the mark in their environment."""
     found: dict[int, str] = {}
     mark = f"{_MARK}={os.environ[_MARK]}".encode()
-    for process in psutil.process_iter():
-        if process.pid == os.getpid():
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        if pid == os.getpid():
             continue
-        with contextlib.suppress(OSError, psutil.Error):
-            if mark in Path(f"/proc/{process.pid}/environ").read_bytes() and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = " ".join(process.cmdline())[:200]
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{pid}/environ").read_bytes():  # a zombie's is empty
+                found[pid] = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+                )
     return found
 
 

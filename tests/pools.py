@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Hosts:
         self.start_broker()
         self.supervisors: list[psutil.Popen] = []
         self._supervisor_arguments: list[str] = []
+        self._vec_envs: list[zmqcarla.VectorEnv] = []
         for host in range(hosts):
             configs = tuple([WorkerConfig(worker_id=f"host{host}-{one}", **_WORKER | fields) for one in range(workers)])
             config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
@@ -92,15 +94,30 @@ class Hosts:
     def new_vec_env(self, n: int, env_id: str, transport: Any) -> zmqcarla.VectorEnv:
         """A vector env whose lease lives as long as the supervisors."""
         lease = Lease.acquire(self.address, n, env_id, timeout_s=40.0, ttl_s=self._ttl_s)
-        return zmqcarla.VectorEnv(lease, env_id, transport=transport)
+        self._vec_envs.append(zmqcarla.VectorEnv(lease, env_id, transport=transport))
+        return self._vec_envs[-1]
 
     def close(self) -> None:
         """End what still runs."""
+        for vec in self._vec_envs:
+            vec.close()
         for process in (*self.supervisors, self.broker):
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
                 process.wait(20)
+
+
+@contextlib.contextmanager
+def mortal_workers(workers: int, *env_patterns: str) -> Generator[Hosts]:
+    """One host whose workers may die as often as they like."""
+    limits: dict[str, Any] = {"max_restarts": 1000, "stable_start_s": 0.0, "step_timeout_s": 10.0}
+    with tempfile.TemporaryDirectory(prefix="zq-") as directory:
+        hosts = Hosts(Path(directory), workers=workers, ttl_s=30.0, env_patterns=env_patterns, **limits)
+        try:
+            yield hosts
+        finally:
+            hosts.close()
 
 
 _WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}

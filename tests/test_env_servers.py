@@ -47,6 +47,7 @@ def carla_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     script = tmp_path / "CarlaUE4.sh"
     script.write_text("#!/bin/sh\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "CarlaUE4").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return str(tmp_path)
 
@@ -76,7 +77,7 @@ def test_the_command_of_the_embedded_simulator() -> None:
 
 
 def test_the_command_of_real_carla(carla_root: str) -> None:
-    assert ServerSpec("carla", 2004, gpu=1, carla_root=carla_root).command() == [
+    assert ServerSpec("carla", 2004, adapter=1, carla_root=carla_root).command() == [
         f"{carla_root}/CarlaUE4.sh",
         "-RenderOffScreen",
         "-nosound",
@@ -84,6 +85,13 @@ def test_the_command_of_real_carla(carla_root: str) -> None:
         "-graphicsadapter=1",
         "-quality-level=Low",
     ]
+
+
+def test_real_carla_without_a_camera_touches_no_gpu(carla_root: str) -> None:
+    command = ServerSpec("carla", 2004, carla_root=carla_root, quality="Epic", rendering=False).command()
+    assert "-nullrhi" in command
+    assert "-RenderOffScreen" not in command
+    assert command[-1] == "-quality-level=Epic"
 
 
 def test_real_carla_is_not_started_by_root(carla_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +171,7 @@ def test_an_env_alone_starts_and_ends_its_own_server() -> None:
 
 
 def test_an_env_whose_server_was_killed_starts_another_at_reset() -> None:
-    env = CarlaEnv(simulator="embedded", image_size=(32, 16), timeout=1.0)
+    env = CarlaEnv(simulator="embedded", image_size=(32, 16), timeout=5.0)
     env.reset(seed=0)
     assert env.server is not None
     os.kill(env.server.server_pid(), 9)

@@ -35,6 +35,7 @@ WORKER: dict[str, Any] = {
     "env_rss_bytes": 800 << 20,
     "server_rss_bytes": 6000 << 20,
     "seen_s": 0.5,
+    "server_vram_bytes": 4000 << 20,
     "retiring": False,
     "leaks": "",
     "growth_bytes_per_h": 0.0,

@@ -32,6 +32,7 @@ def test_an_env_process_config_survives_its_json() -> None:
         last_words_fd=7,
         simulator="embedded",
         server="127.0.0.1:24004",
+        rendering=False,
         env_patterns=("zmqcarla/*",),
     )
     assert EnvProcessConfig.from_json(config.to_json()) == config

@@ -12,10 +12,12 @@ from zmqcarla.shm.status_page import Phase
 from zmqcarla.workers.lifecycle import (
     SERVER_GRACE_S,
     TERM_GRACE_S,
+    AskToRecycle,
     EndServer,
     EnvExited,
     EnvStopped,
     Lifecycle,
+    NoteRecycled,
     NoteServerFailed,
     Observed,
     ReportLost,
@@ -23,6 +25,7 @@ from zmqcarla.workers.lifecycle import (
     ServerExited,
     ServerFailed,
     ServerReady,
+    ServerWorn,
     SignalEnv,
     StartEnv,
     StartServer,
@@ -260,3 +263,61 @@ def test_the_first_start_waits_for_its_turn() -> None:
     assert worker.handle(Tick(), 50.0) == []
     assert worker.handle(Tick(), 52.9) == []
     assert worker.handle(Tick(), 53.0) == [StartEnv(1)]
+
+
+# --- a worn server is replaced between two episodes ---
+
+
+def waiting(**settings: Any) -> Lifecycle:
+    """Of a worker whose env process waits since t=100 for a fresh server; the worn one has ended."""
+    worker = with_server(**settings)
+    assert worker.handle(ServerWorn("it grew"), 90.0) == [AskToRecycle()]
+    assert worker.handle(ServerWorn("it grew more"), 91.0) == []
+    assert worker.handle(Observed(Phase.STEPPING, 1.0, 7), 99.0) == []
+    assert worker.handle(Observed(Phase.RECYCLING, 0.0, 8), 100.0) == [NoteRecycled("it grew", 0), EndServer()]
+    assert worker.handle(Observed(Phase.RECYCLING, 0.1, 8), 100.1) == []
+    assert worker.handle(ServerExited(143), 101.0) == [StartServer()]
+    return worker
+
+
+def test_a_worn_server_is_replaced_and_the_env_process_goes_on() -> None:
+    worker = waiting()
+    assert worker.handle(Observed(Phase.RECYCLING, 500.0, 8), 150.0) == []  # a server may take its time
+    assert worker.handle(ServerReady(), 151.0) == []
+    assert worker.handle(Observed(Phase.RECYCLING, 500.0, 8), 151.0) == []  # it has not looked yet
+    assert (worker.recycled, worker.restarts, worker.incarnation) == (1, 0, 1)
+    assert worker.handle(ServerWorn("again"), 200.0) == [AskToRecycle()]
+
+
+def test_a_fresh_server_that_fails_to_start_is_tried_again_while_the_env_process_waits() -> None:
+    worker = waiting(max_restarts=1)
+    assert worker.handle(ServerFailed("segfault"), 102.0) == [NoteServerFailed("segfault", 0), EndServer()]
+    assert worker.handle(ServerExited(139), 102.1) == []
+    assert worker.handle(Tick(), 102.6) == [StartServer()]
+    assert worker.handle(ServerFailed("segfault"), 103.0) == [SignalEnv(signal.SIGKILL)]
+    report, *_ = worker.handle(EnvExited(-9), 103.1)
+    assert isinstance(report, ReportLost)
+    assert report.final
+    assert report.reason.startswith("segfault; it was restarted 1 times")
+
+
+def test_an_env_process_that_dies_while_it_waits_comes_back_with_the_fresh_server() -> None:
+    worker = waiting()
+    (report,) = worker.handle(EnvExited(-9), 102.0)
+    assert isinstance(report, ReportLost)
+    assert worker.handle(ServerReady(), 103.0) == [StartEnv(2)]
+
+
+def test_a_worker_can_be_stopped_while_its_env_process_waits() -> None:
+    worker = waiting()
+    assert worker.handle(Stop(), 102.0) == [SignalEnv(signal.SIGTERM)]
+    assert worker.handle(EnvExited(0), 102.1) == [EndServer()]
+    worker.handle(ServerExited(0), 102.2)
+    assert worker.stopped
+
+
+def test_a_new_env_process_finds_the_old_wish_to_recycle() -> None:
+    worker = with_server()
+    worker.handle(ServerWorn("it grew"), 90.0)
+    assert StartEnv(2) in worker.handle(EnvExited(-9), 95.0)
+    assert worker.handle(Observed(Phase.RECYCLING, 0.0, 1), 100.0) == [NoteRecycled("it grew", 1), EndServer()]

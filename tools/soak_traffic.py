@@ -5,7 +5,8 @@
 Everything is asked of the real carla client: every vehicle type of the library takes part, and each carries a collision
 sensor. Told are vehicles that stood for two minutes (or that the Traffic Manager took out because they stood), the
 distance from the middle of the nearest lane, lights that were passed while they had been red all the time, and
-collisions.
+collisions. Of whoever stands for a minute it is told whose box lies in the way of its own box along its lane: a Traffic
+Manager lets nobody go whose box does not get through. `--without TYPE` leaves a vehicle type out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import carla as _carla
+import numpy as np
+from numpy.typing import NDArray
 
 carla = cast(Any, _carla)
 
@@ -31,6 +35,13 @@ LOOK_EVERY = 10
 RED_GRACE_S = 2.0
 RED_PASS_MPS = 2.0
 SAME_HIT_S = 3.0
+EXPLAIN_S = 60.0
+AHEAD_M = 12.0
+STEP_M = 0.5
+# A Traffic Manager holds two vehicles back whose ways come nearer than this.
+TOUCHES_M = 0.1
+
+Corners = NDArray[np.float64]
 
 
 def start(port: int, map_path: str) -> subprocess.Popen[str]:
@@ -41,6 +52,28 @@ def start(port: int, map_path: str) -> subprocess.Popen[str]:
     if not process.stdout.readline():
         raise SystemExit(f"the simulator did not start (exit code {process.wait(timeout=10)})")
     return process
+
+
+def corners(box: Any, transform: Any) -> Corners:
+    """Corners of an actor's bounding box from above, with the actor at a place: float64 (4, 2)."""
+    ahead, aside = transform.get_forward_vector(), transform.get_right_vector()
+    along, across = np.array([ahead.x, ahead.y]), np.array([aside.x, aside.y])
+    middle = (transform.location.x, transform.location.y) + along * box.location.x + across * box.location.y
+    long, wide = along * box.extent.x, across * box.extent.y
+    around: Corners = np.array([long + wide, long - wide, -long - wide, wide - long])
+    around += middle
+    return around
+
+
+def gap_m(first: Corners, second: Corners) -> float:
+    """How far two rectangles are apart along the axis that parts them best; negative when they overlap."""
+    best = -np.inf
+    for shape in (first, second):
+        for edge in (shape[1] - shape[0], shape[2] - shape[1]):
+            axis = np.array([-edge[1], edge[0]]) / np.hypot(*edge)
+            one, two = first @ axis, second @ axis
+            best = max(best, one.min() - two.max(), two.min() - one.max())
+    return float(best)
 
 
 @dataclass(slots=True)
@@ -63,7 +96,7 @@ class Watch:
 class Soak:
     """A run of traffic: populate, drive, report."""
 
-    def __init__(self, client: Any, vehicles: int, seed: int, manager_port: int) -> None:
+    def __init__(self, client: Any, vehicles: int, seed: int, manager_port: int, without: Sequence[str] = ()) -> None:
         self.client = client
         world = client.get_world()
         world.apply_settings(carla.WorldSettings(synchronous_mode=True, fixed_delta_seconds=DELTA_S))
@@ -76,9 +109,10 @@ class Soak:
         self.last_hits: dict[tuple[int, int], float] = {}
         self.reds: list[str] = []
         self.removed: list[str] = []
+        self.jams: list[str] = []
         self.looks = 0
         self.now_s = 0.0
-        library = self.world.get_blueprint_library().filter("vehicle.*")
+        library = [kind for kind in self.world.get_blueprint_library().filter("vehicle.*") if kind.id not in without]
         points = self.world.get_map().get_spawn_points()
         self.watches: list[Watch] = []
         for index in range(min(vehicles, len(points))):
@@ -148,12 +182,34 @@ class Soak:
         watch.place = place
         stands = watch.actor.get_velocity().length() < STANDS_MPS
         watch.stood_s = watch.stood_s + LOOK_EVERY * DELTA_S if stands else 0.0
+        if watch.stood_s == EXPLAIN_S:
+            self.jams.append(self._why(watch))
         watch.longest_s = max(watch.longest_s, watch.stood_s)
         lane = self.map.get_waypoint(place)
         middle = lane.transform.location
         aside = ((place.x - middle.x) ** 2 + (place.y - middle.y) ** 2) ** 0.5
         watch.worst_offset_m = max(watch.worst_offset_m, aside)
         watch.looks_off_lane += aside > lane.lane_width / 2
+
+    def _why(self, watch: Watch) -> str:
+        """Who is in the way of a vehicle that stands: whose box its own meets along its lane."""
+        actor = watch.actor
+        box, here = actor.bounding_box, self.map.get_waypoint(actor.get_location())
+        ways = [[here]]
+        for _ in range(round(AHEAD_M / STEP_M)):
+            ways = [[*way, follower] for way in ways for follower in way[-1].next(STEP_M)][:6]
+        places = [corners(box, waypoint.transform) for way in ways for waypoint in way]
+        found: list[str] = []
+        for other in self.watches:
+            if other is watch or other.actor.get_location().distance(watch.place) > 2 * AHEAD_M:
+                continue
+            shape = corners(other.actor.bounding_box, other.actor.get_transform())
+            gap = min(gap_m(place, shape) for place in places)
+            if gap < TOUCHES_M:
+                found.append(f"{other.kind} {other.actor.id} ({gap:.2f} m)")
+        light = f"at a light, {actor.get_traffic_light_state()}, " if actor.is_at_traffic_light() else ""
+        width = f"{2 * box.extent.y:.2f} m wide on a lane of {here.lane_width:.2f} m"
+        return f"{watch.kind} {actor.id}, {width}, stands {light}at {self.now_s:.0f} s; in the way: {', '.join(found)}"
 
     def report(self) -> dict[str, Any]:
         """The figures of the run so far."""
@@ -178,6 +234,7 @@ class Soak:
         off = sorted(self.watches, key=lambda watch: -watch.looks_off_lane)[:10]
         lines += [f"off lane {w.looks_off_lane} looks, worst {w.worst_offset_m:.2f} m: {w.kind}" for w in off]
         lines += [f"taken out by the Traffic Manager: {vehicle}" for vehicle in self.removed]
+        lines += self.jams
         return [*lines, *self.reds, *(f"{count} x {pair}" for pair, count in self.collisions.most_common(20))]
 
     def close(self) -> None:
@@ -199,6 +256,7 @@ def main() -> None:
     parser.add_argument("--vehicles", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=600.0, help="simulated")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--without", action="append", default=[], metavar="TYPE", help="a vehicle type to leave out")
     parser.add_argument("--port", type=int, default=22970)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -206,7 +264,7 @@ def main() -> None:
     try:
         client = carla.Client("127.0.0.1", options.port)
         client.set_timeout(60.0)
-        soak = Soak(client, options.vehicles, options.seed, options.port + 7)
+        soak = Soak(client, options.vehicles, options.seed, options.port + 7, options.without)
         rate = soak.drive(options.seconds)
         result = {"map": soak.map.name.rsplit("/", 1)[-1], "ticks_per_s": round(rate, 1), **soak.report()}
         details = soak.details()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,8 +100,13 @@ class BevPainter:
             out: uint8 `BevConfig.shape`, of any strides.
         """
         x_m, y_m, _ = ego.position_m
-        yaw = math.radians(ego.rotation_deg[2])
         self._past.append(self._look(x_m, y_m))
+        self.repaint(ego, s_m, out)
+
+    def repaint(self, ego: EgoState, s_m: float, out: NDArray[np.uint8]) -> None:
+        """Paint what `paint` painted last once more."""
+        x_m, y_m, _ = ego.position_m
+        yaw = math.radians(ego.rotation_deg[2])
         view = _View(x_m, y_m, math.cos(yaw), math.sin(yaw), s_m, self._lookup(x_m, y_m, yaw))
         channel = 0
         for layer in self._config.layers:
@@ -118,6 +123,43 @@ class BevPainter:
                 else:
                     self._paint_lights(view, past.lights, layer, out[channel])
                 channel += 1
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """Return what was seen moving, oldest first: ids and poses by layer, and lights' states.
+
+        Nothing, when views show nothing but the present.
+        """
+        if self._past.maxlen == 1:
+            return []
+        id_of = {id(figure): actor_id for actor_id, figure in self._known.items() if figure is not None}
+        return [
+            {
+                "ids": {layer: [id_of[id(each)] for each in figures] for layer, figures in past.figures.items()},
+                "poses": past.poses,
+                "lights": past.lights,
+            }
+            for past in self._past
+        ]
+
+    def set_state(self, seen: Sequence[Mapping[str, Any]], actor_of: Mapping[int, int]) -> None:
+        """Go on from what was seen; of actors that are not there any more nothing is remembered.
+
+        Args:
+            seen: from `get_state`.
+            actor_of: actor ids by those in there.
+        """
+        there = {each for past in seen for ids in past["ids"].values() for each in ids if each in actor_of}
+        self._learn(sorted(actor_of[each] for each in there))
+        self._past.clear()
+        for past in seen:
+            figures: dict[str, list[_Figure]] = {}
+            poses: dict[str, list[tuple[float, float, float, float]]] = {}
+            for layer, ids in past["ids"].items():
+                poses_m = zip(ids, past["poses"][layer], strict=True)
+                known = [(self._known[actor_of[each]], pose) for each, pose in poses_m if each in there]
+                figures[layer] = [figure for figure, _ in known if figure is not None]
+                poses[layer] = [pose for figure, pose in known if figure is not None]
+            self._past.append(_Past(figures, poses, past["lights"]))
 
     def _look(self, x_m: float, y_m: float) -> _Past:
         """Note what moves at the newest tick, as far as a view may ever need it."""

@@ -106,6 +106,7 @@ class BrokerLink:
                 tuple([one.restarts for one in vitals]),
                 tuple([one.env_rss_bytes for one in vitals]),
                 tuple([one.server_rss_bytes for one in vitals]),
+                tuple([one.server_vram_bytes for one in vitals]),
                 tuple([one.growth_bytes_per_h for one in vitals]),
                 tuple([one.leaks for one in vitals]),
             )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,22 +18,26 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, SimulatorError
-from zmqcarla.broker.protocol import runtime_directory
-from zmqcarla.workers import ports
 from zmqcarla.workers.actions import action_space, checked_table, make_control
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import CHASE, Episode, Moment
 from zmqcarla.workers.observation import Observation, Observer
+from zmqcarla.workers.own_server import OwnServer
 from zmqcarla.workers.readings import write_rgb
 from zmqcarla.workers.reward import StepFacts, make_reward
 from zmqcarla.workers.routes import RouteSpec, read_routes, same_town
-from zmqcarla.workers.servers import Server, ServerSpec, SimulatorName, carla_script, launch
-from zmqcarla.workers.session import Session, is_opendrive_path, read_opendrive, town_name
+from zmqcarla.workers.servers import Server, SimulatorName, carla_script
+from zmqcarla.workers.session import Session, town_name
+from zmqcarla.workers.simulator_calls import SimulatorCalls
+from zmqcarla.workers.snapshots.env_methods import SnapshotMethods
+from zmqcarla.workers.snapshots.progress import Progress, copy_into
+from zmqcarla.workers.snapshots.recording import Recording
+from zmqcarla.workers.snapshots.store import SnapshotStore
 from zmqcarla.workers.termination import Ending, ending_of
 
 
-class CarlaEnv(gymnasium.Env[Observation, Any]):
+class CarlaEnv(SnapshotMethods):
     """One vehicle, one route, one CARLA server.
 
     Observation: see `zmqcarla.workers.observation`. Action: see `zmqcarla.workers.actions`; by default float32 (3,) =
@@ -51,7 +54,7 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         config: the settings.
         session: the connection to the server, None before the first reset and after close.
         episode: the running episode, None likewise.
-        server: the server that the env started itself, None with `connect`.
+        own_server: what starts, watches and replaces a server of the env's own; idle with `connect`.
         moment: what the last reset or step led to; not there before the first reset.
 
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
@@ -85,13 +88,13 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         self._control = make_control(self.config.action_type, table)
         self._reward = make_reward(self.config.reward_type, self.config.reward_weights)
         self._simulator: SimulatorName = self.config.simulator_name
-        self._claim: ports.PortClaim | None = None
-        self.server: Server | None = None
+        self.own_server = OwnServer(self.config)
         self.session: Session | None = None
         self.episode: Episode | None = None
         self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
+        self._snapshots = SnapshotStore(self.config.snapshot_bytes)
         self._difficulty = self.config.difficulty
         self._routes = () if self.config.routes is None else read_routes(self.config.routes)
         if self.config.connect is None and self._simulator == "carla":
@@ -108,42 +111,37 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             seed: fixes spawn point, goal and weather of this and the following episodes.
             options: "spawn_point": index; "goal": index of a spawn point or (x, y, z) in metres; "route_length_m":
                 least length of a random route; "route": id in the route file; "difficulty": for this episode. What
-                is missing is drawn.
+                is missing is drawn. Or, without a seed, "snapshot": id of one, and "level": "state" or "replay", to go
+                back to that moment (docs/snapshots.md); `info["restore"]` then says how well that went.
 
         Raises:
             SimulatorError: the server cannot be started or reached, or does not answer.
             ValueError: an option cannot be met.
+            SnapshotError: there is no such snapshot, or it is of another map or kind of env.
         """
+        if options is not None and "snapshot" in options:
+            return self._go_back(options, seed)
         super().reset(seed=seed)
+        return self._begin(seed, {"difficulty": self.difficulty, **(options or {})})
+
+    def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
+        """Start the episode that the generator and the options make."""
         self._end_episode()
+        if self.own_server.worn():
+            self._disconnect()
         session = self._open()
-        chosen_options = {"difficulty": self.difficulty, **(options or {})}
-        spec = self._choose_route(session, chosen_options)
+        self.own_server.count_episode()
+        recording = Recording(seed, options, dict(self.np_random.bit_generator.state))
+        spec = self._choose_route(session, options)
         if seed is not None:
             # A Traffic Manager carries over more from earlier episodes than its seed sets anew.
             session.end_traffic()
         session.restart_lights()
-        self.episode = Episode(session, self.config, self.np_random, chosen_options, spec)
-        self._steps = 0
-        self._steer = 0.0
+        self.episode = self._new_episode(session, options, spec)
+        self._progress = Progress(recording)
         self.moment = self.episode.begin()
-        scene = self.episode.scene
-        bev = self.config.bev_config
-        if bev is not None:
-            ego_id = int(self.episode.vehicle.id)
-            self._bev = BevPainter(session.world, session.road_lines, scene.route, ego_id, bev)
-        goal_x_m, goal_y_m = scene.route.goal_xy_m
-        chosen = {
-            "map": town_name(session.map.name),
-            "weather": scene.weather,
-            "spawn_point": scene.spawn_point,
-            "goal_x_m": goal_x_m,
-            "goal_y_m": goal_y_m,
-            "route_id": "" if spec is None else spec.route_id,
-            "skipped_scenarios": list(self.episode.score.skipped),
-            "traffic": dataclasses.asdict(self.episode.traffic.counts),
-        }
-        return self._observation(), {**self._info(Ending.NONE, {}), **chosen}
+        self._new_painter(session, self.episode)
+        return self._observation(), {**self._info(), **self._scene_info()}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Drive for `frame_skip` ticks.
@@ -153,26 +151,34 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             SimulatorTimeoutError: the server does not answer; the next reset connects anew.
             gymnasium.error.ResetNeeded: no episode is running.
         """
-        if self.episode is None:
+        if self.episode is None or (self._progress.over and self._progress.kept is not None):
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
-        control = self._control(action)
+        return self._advance(self.episode, self._control(action))
+
+    def _advance(
+        self, episode: Episode, control: NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        progress = self._progress
         before_percent = self.moment.route.completion_percent
-        self.moment = moment = self.episode.step(control)
-        self._steps += 1
-        score = self.episode.score
+        self.moment = moment = episode.step(control)
+        progress.kept = None
+        progress.recording.controls.append(control)
+        progress.steps += 1
+        score = episode.score
         collided = moment.events.collision and self.config.terminate_on_collision
         ending = ending_of(collided=collided, arrived=moment.route.arrived, fresh=score.fresh)
-        steering_change, self._steer = abs(float(control[0]) - self._steer), float(control[0])
+        steering_change, progress.steer = abs(float(control[0]) - progress.steer), float(control[0])
         completed_percent = moment.route.completion_percent - before_percent
         terms = self._reward(
             StepFacts(moment.ego, moment.route, moment.events, ending, steering_change, completed_percent)
         )
         terminated = ending is not Ending.NONE
-        truncated = self._steps >= self.config.max_steps
-        if terminated or truncated:
+        truncated = progress.steps >= self.config.max_steps
+        progress.ending, progress.terms, progress.over = ending.value, terms, terminated or truncated
+        if progress.over:
             score.finish()
-        info = self._info(ending, terms)
-        if terminated or truncated:
+        info = self._info()
+        if progress.over:
             info["episode_summary"] = self._summary()
         return self._observation(), float(sum(terms.values())), terminated, truncated, info
 
@@ -193,6 +199,12 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             return None
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before render(), found no running episode")
+        return self._picture()
+
+    def _picture(self) -> NDArray[np.uint8]:
+        kept = self._progress.kept
+        if kept is not None and kept.picture is not None:
+            return np.array(kept.picture)
         width, height = self.config.image_size
         picture = np.empty((height, width, 3), np.uint8)
         write_rgb(self.moment.readings[CHASE][0], picture.transpose(2, 0, 1))
@@ -202,6 +214,22 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         """Destroy the actors, give the clock back, end an own server; a second call does nothing."""
         self._end_episode()
         self._disconnect()
+
+    def connect_to(self, address: str) -> None:
+        """Use another server from the next reset on.
+
+        A pool worker calls this when its supervisor has replaced the server, after `close` and between two episodes.
+
+        Args:
+            address: HOST:PORT of the server, which listens already.
+        """
+        self.close()
+        self.config = dataclasses.replace(self.config, connect=address)
+
+    @property
+    def server(self) -> Server | None:
+        """The server that the env started itself, None with `connect`."""
+        return self.own_server.server
 
     @property
     def difficulty(self) -> float:
@@ -228,11 +256,45 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         out, self._out = self._out, None
         if out is None:
             out = self._observer.new()
+        if self._progress.kept is not None:
+            copy_into(self._progress.kept.observation, out)
+            return out
         if self._bev is not None:
             self._bev.paint(self.moment.ego, self.moment.route.s_m, out["bev"])
         return self._observer.write(self.moment, out)
 
-    def _info(self, ending: Ending, terms: dict[str, float]) -> dict[str, Any]:
+    def _observation_again(self) -> Observation:
+        if self._progress.kept is not None:
+            return self._progress.kept.observation
+        out = self._observer.new()
+        if self._bev is not None:
+            self._bev.repaint(self.moment.ego, self.moment.route.s_m, out["bev"])
+        return self._observer.write(self.moment, out)
+
+    def _new_painter(self, session: Session, episode: Episode) -> None:
+        bev = self.config.bev_config
+        if bev is not None:
+            route, ego_id = episode.scene.route, int(episode.vehicle.id)
+            self._bev = BevPainter(session.world, session.road_lines, route, ego_id, bev)
+
+    def _scene_info(self) -> dict[str, Any]:
+        """What `info` says of an episode once, after the reset."""
+        assert self.episode is not None
+        assert self.session is not None
+        scene = self.episode.scene
+        goal_x_m, goal_y_m = scene.route.goal_xy_m
+        return {
+            "map": town_name(self.session.map.name),
+            "weather": scene.weather,
+            "spawn_point": scene.spawn_point,
+            "goal_x_m": goal_x_m,
+            "goal_y_m": goal_y_m,
+            "route_id": "" if scene.spec is None else scene.spec.route_id,
+            "skipped_scenarios": list(self.episode.score.skipped),
+            "traffic": dataclasses.asdict(self.episode.traffic.counts),
+        }
+
+    def _info(self) -> dict[str, Any]:
         assert self.episode is not None
         moment = self.moment
         return {
@@ -247,11 +309,11 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
             "collided_with": moment.collided_with,
             "ran_red_light": moment.events.ran_red_light,
             "lane_invasion": moment.events.lane_invasion,
-            "terminated_by": ending.value,
+            "terminated_by": self._progress.ending,
             self.episode.score.value_name: self.episode.score.value,
             "infraction_penalty": self.episode.score.penalty,
             "infractions": [each.as_info() for each in self.episode.score.infractions],
-            "reward_terms": terms,
+            "reward_terms": self._progress.terms,
         }
 
     def _summary(self) -> dict[str, Any]:
@@ -259,7 +321,13 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         scene, session = self.episode.scene, self.session
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
-        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m)}
+        programme = self.episode.programme
+        phases = {} if programme is None else programme.phases
+        summary = self.episode.score.summary(scene.route.length_m)
+        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
+
+    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
+        return Episode(session, self.config, self.np_random, options, spec)
 
     def _choose_route(self, session: Session, options: dict[str, Any]) -> RouteSpec | None:
         """Return the route of the file that the options name, or a random one of the town; load its town."""
@@ -285,26 +353,17 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
         if self.session is not None and not self.session.lost:
             return self.session
         self._disconnect()
-        host, port = self.config.address() if self.config.connect is not None else ("127.0.0.1", self._start_server())
+        own, config = self.own_server, self.config
+        host, port = ("127.0.0.1", own.start()) if config.connect is None else config.address()
         try:
-            self.session = Session(host, port, self.config.timeout, self.config.delta_s, self.config.map)
+            self.session = Session(host, port, config.timeout, config.delta_s, config.map)
         except SimulatorError as error:
-            if self.server is not None and self.server.poll() is not None:
-                raise self.server.ended_error() from error
+            if own.server is not None and not own.runs:
+                raise own.server.ended_error() from error
             raise
+        if self._simulator == "embedded":
+            self.session.calls = SimulatorCalls(host, port, self.config.timeout)
         return self.session
-
-    def _start_server(self) -> int:
-        """Start an own server on a free port block and return its port."""
-        town_file = self.config.map if self.config.map is not None and is_opendrive_path(self.config.map) else None
-        if town_file is not None:
-            read_opendrive(town_file)
-        self._claim = ports.claim_free()
-        port = self._claim.block.rpc
-        spec = ServerSpec(self._simulator, port, self.config.gpu, town_file, self.config.root)
-        self.server = launch(spec, _fresh_log(port))
-        self.server.wait_ready(self.config.start_timeout_s)
-        return port
 
     def _end_episode(self) -> None:
         if self.episode is not None:
@@ -313,30 +372,13 @@ class CarlaEnv(gymnasium.Env[Observation, Any]):
 
     def _disconnect(self) -> None:
         session, self.session = self.session, None
-        server, self.server = self.server, None
-        claim, self._claim = self._claim, None
-        if session is not None and server is None:
+        if session is not None:
+            if session.calls is not None:
+                session.calls.close()
+            # A Traffic Manager that outlives its server can abort this process.
+            session.lost |= self.server is not None and not self.own_server.runs
             session.close()
-        if server is not None:
-            ended_by_itself = server.poll() is not None
-            server.close()
-            if not ended_by_itself:
-                server.log_path.unlink(missing_ok=True)
-        if claim is not None:
-            claim.release()
-
-
-def _fresh_log(port: int) -> Path:
-    """Return an empty file for the output of the server on a claimed port.
-
-    It lies in `logs/env` of this user's runtime directory. There is at most one a port: the file of a server that died
-    is kept until the next one takes that port.
-    """
-    folder = runtime_directory() / "logs" / "env"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"server-{port}.log"
-    path.write_bytes(b"")
-    return path
+        self.own_server.close()
 
 
 _embedded_warned = False

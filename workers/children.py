@@ -21,7 +21,9 @@ from zmqcarla.shm.address_layout import same_address_layout
 from zmqcarla.shm.board import declare_lost
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
-from zmqcarla.workers.vitals import Vitals, tree_rss_bytes
+from zmqcarla.workers.recycling import RecycleLimits, ServerWear
+from zmqcarla.workers.vitals import Vitals, tree_pids, tree_rss_bytes
+from zmqcarla.workers.vram import vram_bytes
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096
@@ -54,6 +56,13 @@ class Children:
         self._server: servers.Server | None = None
         self._server_fd = -1
         self._server_ready = False
+        """Whether it has been looked at once it listened or ended."""
+        self._server_served = False
+        self._refused_ports: set[int] = set()
+        self._limits = RecycleLimits.of(config, config.simulator)
+        self._wear = ServerWear(self._limits)
+        self._resets_before = 0
+        self._resets_seen = 0
         self._env: subprocess.Popen[bytes] | None = None
         self._env_fd = -1
         self._env_stopped_at: float | None = None
@@ -69,12 +78,13 @@ class Children:
         return self._config.port
 
     @property
-    def pids(self) -> dict[str, int]:
+    def pids(self) -> tuple[int, int]:
         """Of env process and server; 0 while there is none."""
-        return {
-            "env process": 0 if self._env is None else self._env.pid,
-            "server": 0 if self._server is None else self._server.pid,
-        }
+        return 0 if self._env is None else self._env.pid, 0 if self._server is None else self._server.pid
+
+    def server_vram_bytes(self) -> int:
+        """GPU memory of the server; 0 where nobody can tell. Asks the driver."""
+        return 0 if self._server is None else vram_bytes(tree_pids(self._server.pid)) or 0
 
     @property
     def episode(self) -> str:
@@ -94,20 +104,38 @@ class Children:
         assert config.simulator != "none"
         try:
             if self._claim is None:
-                self._claim = ports.claim_free() if config.port is None else ports.claim(config.port)
+                self._claim = self._claim_ports()
             seed = () if config.seed is None or config.simulator != "embedded" else ("--seed", str(config.seed))
             faults = [argument for fault in config.faults for argument in ("--fault", fault)]
             spec = servers.ServerSpec(
-                *(config.simulator, self._claim.block.rpc, config.gpu or 0, config.map, config.carla_root),
+                *(config.simulator, self._claim.block.rpc, self._adapter(), config.map),
+                *(config.carla_root, config.quality, config.rendering),
                 extra=(*seed, *faults),
             )
             self._server = servers.launch(spec, self.server_log)
             self._server_fd = os.pidfd_open(self._server.pid)
-            self._server_ready = False
+            self._server_ready = self._server_served = False
         except SimulatorStartError as error:
             return [lifecycle.ServerFailed(str(error), hopeless=True)]
         except (PortInUseError, OSError) as error:
             return [lifecycle.ServerFailed(str(error))]
+        return []
+
+    def _adapter(self) -> int:
+        config = self._config
+        return config.adapter if config.adapter is not None else config.gpu or 0
+
+    def _claim_ports(self) -> ports.PortClaim:
+        """The block of the settings, or else a free one where no server has failed to come up since the last that did.
+
+        A clash with a stranger's port shows in many ways, of which a refused bind is only the plainest.
+        """
+        port = self._config.port
+        return ports.claim_free(avoid=self._refused_ports) if port is None else ports.claim(port)
+
+    def ask_to_recycle(self) -> list[lifecycle.Event]:
+        """Ask the env process to leave the server before its next episode."""
+        self._page.fields["recycle"] = 1
         return []
 
     def end_server(self, *, force: bool) -> list[lifecycle.Event]:
@@ -136,6 +164,7 @@ class Children:
             last_words_fd=words_end,
             simulator=config.simulator,
             server=server,
+            rendering=config.rendering,
             env_patterns=config.env_patterns,
             quarantine=str(self.quarantine),
         )
@@ -232,13 +261,32 @@ class Children:
                 server.wait_ready(_ALREADY_LISTENS_S)
             except (SimulatorStartError, PortInUseError) as error:
                 return [lifecycle.ServerFailed(str(error))]
+            self._begin_service(server)
             return [lifecycle.ServerReady()]
         if status is None:
-            return []
+            return self._wear_events(server)
         if status < 0:  # the guard itself was killed, so nobody has ended what it guarded
             self._kill_server_group(server)
         self._forget_server(server)
         return [lifecycle.ServerExited(status)]
+
+    def _begin_service(self, server: servers.Server) -> None:
+        """The server has come up."""
+        self._server_served = True
+        self._refused_ports.clear()
+        self._wear = ServerWear(self._limits)
+        self._resets_before = self._resets_seen = int(self._page.fields["resets"])
+        self._page.offer_server(f"127.0.0.1:{server.spec.port}")
+
+    def _wear_events(self, server: servers.Server) -> list[lifecycle.Event]:
+        """Look at the server once an episode."""
+        resets = int(self._page.fields["resets"])
+        if resets == self._resets_seen:
+            return []
+        self._resets_seen = resets
+        pids = tree_pids(server.pid)
+        why = self._wear.look(resets - self._resets_before, tree_rss_bytes(server.pid), vram_bytes(pids))
+        return [lifecycle.ServerWorn(why)] if why else []
 
     def _kill_server_group(self, server: servers.Server) -> None:
         with contextlib.suppress(ProcessLookupError, SimulatorStartError):
@@ -249,7 +297,8 @@ class Children:
         os.close(self._server_fd)
         self._server, self._server_fd = None, -1
         if self._config.port is None and self._claim is not None:
-            # A port that misbehaved is not insisted on; one that did not is the first free one again.
+            if not self._server_served:
+                self._refused_ports.add(server.spec.port)
             self._claim.release()
             self._claim = None
 

@@ -11,7 +11,7 @@ from zmqcarla.workers.actions import ACTION_TYPES, ActionType, checked_table
 from zmqcarla.workers.bev_config import BevConfig
 from zmqcarla.workers.presets import OBSERVATION_NAMES, VECTORS, ObservationName, preset
 from zmqcarla.workers.sensor_specs import IMAGE_LAYOUTS, ImageLayout, SensorSpec, parse_sensors
-from zmqcarla.workers.servers import SimulatorName
+from zmqcarla.workers.servers import QUALITY_LEVELS, QualityLevel, SimulatorName
 
 RenderMode = Literal["rgb_array"]
 
@@ -116,11 +116,37 @@ class CarlaEnvConfig:
     traffic_manager_port: int | None = None
     """Port of the Traffic Manager, which lives in this process; None takes the server's port + 3."""
 
+    snapshot_memory_mb: float = 256.0
+    """Megabytes of memory for snapshots; when they are full, those used longest ago make room."""
+
+    snapshot_folder: str | None = None
+    """Folder in which snapshots are written as well; it belongs to one env. "{port}" becomes the server's port."""
+
+    rendering: bool = True
+    """Whether the server can draw; False makes a camera an error. A CarlaUE4 that the env starts itself is started
+    without rendering (-nullrhi) whenever no camera is asked for."""
+
     gpu: int = 0
-    """Graphics adapter for a CARLA that the env starts itself."""
+    """Graphics adapter for a CARLA that the env starts itself, as Vulkan counts (`zmqcarla doctor` shows it)."""
+
+    quality: QualityLevel = "Low"
+    """How a CARLA that the env starts itself draws: "Low" or "Epic"."""
 
     start_timeout_s: float = 120.0
     """Seconds that a server which the env starts itself may take until it listens."""
+
+    start_attempts: int = 3
+    """How often the env tries to start a server, each time on another block of ports, before reset raises."""
+
+    recycle_episodes: int | None = None
+    """Episodes after which a server that the env started itself is replaced, at the next reset; 0 for never, None for
+    500 with CarlaUE4 and never with the embedded simulator."""
+
+    recycle_rss_growth_mib: int = 4096
+    """Growth of its main memory, in MiB since its third episode, at which it is replaced likewise; 0 for never."""
+
+    recycle_vram_growth_mib: int = 2048
+    """The same of its GPU memory, where the driver tells it a process."""
 
     def __post_init__(self) -> None:
         _choose("simulator", self.simulator, (None, "embedded", "carla"))
@@ -129,13 +155,17 @@ class CarlaEnvConfig:
         _expect("action_table", self.action_table, discrete or self.action_table is None, 'it with "discrete" only')
         checked_table(self.action_table)
         _choose("render_mode", self.render_mode, (None, "rgb_array"))
+        _choose("quality", self.quality, QUALITY_LEVELS)
+        for name in ("recycle_episodes", "recycle_rss_growth_mib", "recycle_vram_growth_mib"):
+            _expect(name, getattr(self, name), (getattr(self, name) or 0) >= 0, "a number of at least 0")
         for name in ("timeout", "delta_s", "route_length_m", "off_route_m", "blocked_s", "start_timeout_s"):
             _expect(name, getattr(self, name), getattr(self, name) > 0.0, "a number above 0")
-        for name in ("max_steps", "frame_skip"):
+        for name in ("max_steps", "frame_skip", "start_attempts"):
             _expect(name, getattr(self, name), getattr(self, name) >= 1, "a whole number of at least 1")
         for name in ("traffic_vehicles", "traffic_walkers", "parked_vehicles", "traffic_gap_m"):
             _expect(name, getattr(self, name), getattr(self, name) >= 0, "a number of at least 0")
         _expect("difficulty", self.difficulty, 0.0 <= self.difficulty <= 1.0, "a number between 0 and 1")
+        _expect("snapshot_memory_mb", self.snapshot_memory_mb, self.snapshot_memory_mb > 0.0, "a number above 0")
         share = self.traffic_ignores_lights_percent
         _expect("traffic_ignores_lights_percent", share, 0.0 <= share <= 100.0, "a number between 0 and 100")
         speed = self.traffic_speed_percent
@@ -153,8 +183,25 @@ class CarlaEnvConfig:
         _expect(
             "sensors and vectors", (self.sensors, self.vectors), something, "at least one sensor, one vector or bev"
         )
+        _expect(
+            "rendering",
+            self.rendering,
+            self.rendering or not self.draws,
+            "True for cameras and render_mode (start the worker with rendering), or neither of them",
+        )
         if self.connect is not None:
             self.address()
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """`snapshot_memory_mb` in bytes."""
+        return round(self.snapshot_memory_mb * 1e6)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a camera is asked for."""
+        cameras = any(spec.type.startswith("sensor.camera.") for spec in self.sensor_specs)
+        return cameras or self.render_mode is not None
 
     @property
     def sensor_specs(self) -> tuple[SensorSpec, ...]:

@@ -21,11 +21,15 @@ from zmqcarla.workers.criteria.collisions import Collisions
 from zmqcarla.workers.criteria.lanes import OutsideLanes
 from zmqcarla.workers.criteria.progress import MinimumSpeed, RouteDeviation, RouteTimeout, VehicleBlocked
 from zmqcarla.workers.criteria.signs import RedLights, StopSigns
+from zmqcarla.workers.criteria.staged import ScenarioTimeouts, YieldToEmergency
 from zmqcarla.workers.ego import EgoState, read_ego
 from zmqcarla.workers.events import StepEvents, lane_invaded
 from zmqcarla.workers.navigation import Route, RouteState, RouteTracker, plan_route, random_route, route_through
 from zmqcarla.workers.presets import chase_view
 from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.scenarios.base import Control
+from zmqcarla.workers.scenarios.programme import Programme
+from zmqcarla.workers.scenarios.stage import Stage
 from zmqcarla.workers.score import Score
 from zmqcarla.workers.sensor_specs import parse_sensors
 from zmqcarla.workers.sensors import Readings, SensorRig
@@ -100,6 +104,9 @@ class Episode:
         vehicle: the ego as the `carla` client knows it.
         sensors: of the ego; None after the end.
         traffic: the other road users.
+        told: of an episode that was taken up again in another world: the ids that actors had when it began, by those
+            that they have now. Reports go on with the old ones.
+        programme: the scenarios of the route file; None before the first moment.
         score: what is counted against the driver.
     """
 
@@ -110,6 +117,7 @@ class Episode:
         rng: np.random.Generator,
         options: Mapping[str, Any],
         spec: RouteSpec | None = None,
+        resumed: tuple[Scene, carla.Transform] | None = None,
     ) -> None:
         """Choose the scene and spawn the ego.
 
@@ -120,6 +128,8 @@ class Episode:
             options: "spawn_point" (index), "goal" (index of a spawn point, or x, y, z in metres) and "route_length_m"
                 replace the random choice; "difficulty" the config's; "route" is the caller's.
             spec: a route from a file, in the session's town; None makes a random one.
+            resumed: scene of an earlier episode, and a free place for the ego; nothing is drawn, there is no traffic
+                yet, and `set_state` is to follow in place of `begin`.
 
         Raises:
             ValueError: an option is unknown or cannot be met.
@@ -133,14 +143,22 @@ class Episode:
         self.vehicle: Any = None
         self.sensors: SensorRig | None = None
         self.ticks = 0
+        self.told: dict[int, int] = {}
+        self._told_frames = 0
+        self.programme: Programme | None = None
         self._weather_percent = 0
         difficulty = float(options.get("difficulty", config.difficulty))
         if not 0.0 <= difficulty <= 1.0:
             raise ValueError(f"options['difficulty']: expected a number between 0 and 1, found {difficulty:g}")
         self.traffic = Traffic(session, config, TrafficCounts.of(config, difficulty))
         try:
-            self.scene = self._choose_scene(rng, options) if spec is None else self._scene_of(spec)
-            self.traffic.spawn(rng, self._start)
+            if resumed is not None:
+                self.scene, place = resumed
+                self._spawn([place])
+            else:
+                self.scene = self._choose_scene(rng, options) if spec is None else self._scene_of(spec)
+                self.traffic.spawn(rng, self._start)
+            self._scenario_seed = int(rng.integers(2**31)) if spec is not None and spec.scenarios else 0
             self._start_sensors()
         except BaseException:
             self.end()
@@ -157,6 +175,7 @@ class Episode:
         self._ego = self._read_ego()
         x_m, y_m, _ = self._ego.position_m
         self._tracker = RouteTracker(self.scene.route, x_m, y_m)
+        self.programme = self._new_programme(self._scenario_seed)
         self.score = self._new_score()
         moment = self._look(frame, [])
         # Touching the ground for the first time is no collision.
@@ -172,19 +191,29 @@ class Episode:
             SimulatorError: somebody destroyed the vehicle.
             SimulatorTimeoutError: the server does not answer.
         """
-        steer, throttle, brake = (float(value) for value in action)
-        self.vehicle.apply_control(
-            carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
-        )
+        assert self.programme is not None
+        wanted = float(action[0]), float(action[1]), float(action[2])
+        applied = None
         ticks: list[Tick] = []
         for _ in range(self._config.frame_skip):
+            control = self.programme.disturb(wanted)
+            if control != applied:
+                applied = control
+                self._apply(control)
             frame = self._session.tick()
             self.ticks += 1
             self._ego = self._read_ego()
-            ticks.append(self._read_tick(frame))
-        moment = self._look(ticks[-1].frame, ticks)
+            tick = self._read_tick(frame)
+            ticks.append(replace(tick, staged=self.programme.step(tick)))
+        self.score.skipped = self.programme.skipped
+        moment = self._look(frame, ticks)
         self._change_weather(moment.route.completion_percent)
         return moment
+
+    def sensors_read(self, frame: int) -> None:
+        """Take in what the sensors measured at a frame that is no step's, and forget it."""
+        assert self.sensors is not None
+        self.sensors.read(frame, self._config.timeout)
 
     def end(self) -> None:
         """Stop the sensors and destroy the actors; a second call does nothing."""
@@ -193,12 +222,72 @@ class Episode:
             actor_ids += self.sensors.actor_ids
             self.sensors.stop()
         actor_ids += self.traffic.stop()
+        if self.programme is not None:
+            actor_ids += self.programme.stop()
         if self.vehicle is not None:
             actor_ids.append(int(self.vehicle.id))
         self.sensors = self.vehicle = None
         if actor_ids:
             with contextlib.suppress(SimulatorTimeoutError):
                 self._session.destroy(actor_ids)
+
+    def get_state(self, moment: Moment) -> dict[str, Any]:
+        """Return what it knows at its newest moment, for `set_state`; ids and frames are those that it tells of."""
+        told = self.told
+        traffic = self.traffic.get_state()
+        for name in ("vehicles", "parked", "walkers"):
+            traffic[name] = [told.get(each, each) for each in traffic[name]]
+        traffic["walks"] = [[told.get(each, each), *rest] for each, *rest in traffic["walks"]]
+        assert self.programme is not None
+        programme = self.programme.get_state()
+        for scenario in programme["scenarios"]:
+            scenario["actors"] = {part: told.get(each, each) for part, each in scenario["actors"].items()}
+        return {
+            "ego_id": told.get(int(self.vehicle.id), int(self.vehicle.id)),
+            "frame": int(self._session.world.get_snapshot().frame) + self._told_frames,
+            "ticks": self.ticks,
+            "weather_percent": self._weather_percent,
+            "tracker": self._tracker.get_state(),
+            "score": self.score.get_state(),
+            "traffic": traffic,
+            "programme": programme,
+            "ego": moment.ego,
+            "route": moment.route,
+            "events": moment.events,
+            "collided_with": moment.collided_with,
+        }
+
+    def set_state(self, state: Mapping[str, Any], told: dict[int, int], frame: int) -> Moment:
+        """Go on from a state of an episode with the same scene, whose actors stand where they should.
+
+        Args:
+            state: from `get_state`.
+            told: see the attribute.
+            frame: of this world, which shows that state.
+
+        Returns:
+            The moment, without readings.
+        """
+        assert self.sensors is not None
+        self.told = told
+        self._told_frames = int(state["frame"]) - frame
+        self.ticks = int(state["ticks"])
+        self._weather_percent = int(state["weather_percent"])
+        self._ego = state["ego"]
+        self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
+        self._tracker.set_state(state["tracker"])
+        self.programme = self._new_programme(int(state["programme"]["seed"]))
+        self.programme.set_state(state["programme"], {was: now for now, was in told.items()})
+        self.score = self._new_score()
+        self.score.set_state(state["score"])
+        self.sensors.resume()
+        return Moment({}, state["ego"], state["route"], state["events"], str(state["collided_with"]))
+
+    def _apply(self, control: Control) -> None:
+        steer, throttle, brake = control
+        self.vehicle.apply_control(
+            carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
+        )
 
     def _read_ego(self) -> EgoState:
         # The client answers for a vehicle that is gone with zeros, and calls it alive.
@@ -213,7 +302,7 @@ class Episode:
         ego = self._ego
         s_m, offset_m = self._tracker.follow(*ego.position_m[:2])
         return Tick(
-            frame=frame,
+            frame=frame + self._told_frames,
             time_s=self.ticks * self._config.delta_s,
             position_m=ego.position_m,
             yaw_deg=ego.rotation_deg[2],
@@ -222,25 +311,36 @@ class Episode:
             speed_limit_mps=ego.speed_limit_mps,
             s_m=s_m,
             offset_m=offset_m,
-            red_lights=self._session.surroundings.red_lights(ego.position_m),
+            red_lights=self._told_ids(self._session.surroundings.red_lights(ego.position_m)),
             traffic_mps=self.traffic.mean_speed_mps(),
         )
 
+    def _told_ids(self, ids: frozenset[int]) -> frozenset[int]:
+        return frozenset(self.told.get(each, each) for each in ids) if self.told else ids
+
+    def _new_programme(self, seed: int) -> Programme:
+        specs = () if self.scene.spec is None else self.scene.spec.scenarios
+        return Programme(Stage(self._session, self.scene.route, self._config.delta_s), specs, seed)
+
     def _new_score(self) -> Score:
         carla_map, surroundings = self._session.map, self._session.surroundings
+        lights = [replace(each, light_id=self.told.get(each.light_id, each.light_id)) for each in surroundings.lights]
+        signs = [replace(each, sign_id=self.told.get(each.sign_id, each.sign_id)) for each in surroundings.signs]
         start_s_m, length_m = self._tracker.start_s_m, self.scene.route.length_m
         criteria = [
             Collisions(),
-            RedLights(carla_map, surroundings.lights, self._half_length_m),
-            StopSigns(carla_map, surroundings.signs),
+            RedLights(carla_map, lights, self._half_length_m),
+            StopSigns(carla_map, signs),
             OutsideLanes(carla_map, start_s_m),
             MinimumSpeed(length_m),
             RouteDeviation(self._config.off_route_m, length_m),
             VehicleBlocked(self._config.blocked_s),
             RouteTimeout(start_s_m),
+            ScenarioTimeouts(),
+            YieldToEmergency(),
         ]
-        spec = self.scene.spec
-        return Score(criteria, () if spec is None else [f"{each.name} ({each.kind})" for each in spec.scenarios])
+        assert self.programme is not None
+        return Score(criteria, self.programme.skipped)
 
     def _change_weather(self, completion_percent: float) -> None:
         spec = self.scene.spec
@@ -255,7 +355,11 @@ class Episode:
         x_m, y_m, _ = self._ego.position_m
         # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
-        readings, hits = self.sensors.read(frame, self._config.timeout)
+        readings, felt = self.sensors.read(frame, self._config.timeout)
+        hits = [
+            Hit(hit.frame + self._told_frames, self.told.get(hit.actor_id, hit.actor_id), hit.actor_type)
+            for hit in felt
+        ]
         self.score.update(_with_hits(ticks, hits), route.completion_percent)
         events = StepEvents(
             collision=bool(hits),
@@ -321,11 +425,16 @@ class Episode:
 
     def _start_sensors(self) -> None:
         with self._session.answers("spawn_actor"):
-            specs = self._config.sensor_specs
-            if self._config.render_mode is not None:
-                (chase,) = parse_sensors([chase_view(*self._config.image_size)], self._config.delta_s, ())
-                specs += (replace(chase, id=CHASE),)
-            self.sensors = SensorRig(self._session.world, self.vehicle, specs)
+            self.sensors = sensor_rig(self._session, self._config, self.vehicle)
+
+
+def sensor_rig(session: Session, config: CarlaEnvConfig, vehicle: Any) -> SensorRig:
+    """Spawn and start the sensors of the observation and, with a render mode, the view from behind."""
+    specs = config.sensor_specs
+    if config.render_mode is not None:
+        (chase,) = parse_sensors([chase_view(*config.image_size)], config.delta_s, ())
+        specs += (replace(chase, id=CHASE),)
+    return SensorRig(session.world, vehicle, specs)
 
 
 def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:

@@ -25,15 +25,15 @@ MAX_BYTES: Final = 1 << 20
 _MAX_REASON_CHARACTERS: Final = 4000
 
 What = Literal[
-    "lost", "gone", "server_failed", "restarted",
+    "lost", "gone", "server_failed", "restarted", "recycled",
     "added", "retired", "stopped", "leak", "quarantined",
     "supervisor_restarted", "broker_restarted",
 ]  # fmt: skip
 """lost: the env process ended. gone: and will not come back. server_failed: the CARLA server did not come up while the
-worker was down. restarted: a new env process was started. added: by `scale`. retired: by `scale` or `drain`, it stops
-when its lease ends. stopped: it has. leak: its memory grows without end. quarantined: a seed
-or route has killed too many workers. supervisor_restarted: the one before died, and
-its workers with it. broker_restarted: another broker answers than before."""
+worker was down or waited for it. recycled: a worn server is replaced between two episodes, at no loss. restarted: a new
+env process was started. added: by `scale`. retired: by `scale` or `drain`, it stops when its lease ends. stopped: it
+has. leak: its memory grows without end. quarantined: a seed or route has killed too many workers. supervisor_restarted:
+the one before died, and its workers with it. broker_restarted: another broker answers than before."""
 
 SUPERVISOR: Final = "supervisor"
 """Stands for the worker in what happens to no single one."""

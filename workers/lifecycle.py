@@ -86,11 +86,20 @@ class Restart:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ServerWorn:
+    """The server should be replaced before the next episode."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stop:
     """The worker is no longer wanted."""
 
 
-Event = Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | Restart | Stop
+Event = (
+    Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | ServerWorn | Restart | Stop
+)
 
 
 # --- actions ---
@@ -141,7 +150,20 @@ class NoteServerFailed:
     restarts: int
 
 
-Action = StartServer | EndServer | StartEnv | SignalEnv | ReportLost | NoteServerFailed
+@dataclasses.dataclass(frozen=True, slots=True)
+class AskToRecycle:
+    """Ask the env process to leave the server before its next episode, and to wait for another one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoteRecycled:
+    """Keep in mind that a worn server is being replaced; nobody lost anything."""
+
+    reason: str
+    restarts: int
+
+
+Action = StartServer | EndServer | StartEnv | SignalEnv | ReportLost | NoteServerFailed | AskToRecycle | NoteRecycled
 
 
 class _Part(enum.Enum):
@@ -168,11 +190,13 @@ class Lifecycle:
     Attributes:
         incarnation: of the present or last env process; 0 before the first.
         restarts: how often the worker has been restarted.
+        recycled: how often a worn server has been replaced between two episodes.
     """
 
     def __init__(self, config: WorkerConfig, log_name: str) -> None:
         self.incarnation = 0
         self.restarts = 0
+        self.recycled = 0
         self._config = config
         self._log_name = log_name
         self._limits_s = {
@@ -187,6 +211,9 @@ class Lifecycle:
         self._server = _Part.ABSENT
         self._server_deadline = 0.0
         self._renew_server = False
+        self._worn_because = ""
+        self._env_waits = False
+        """For a fresh server, between two episodes."""
         self._env = _Part.ABSENT
         self._env_started_at = 0.0
         self._kill_env_at = 0.0
@@ -221,11 +248,15 @@ class Lifecycle:
         match event:
             case Tick():
                 yield from self._overdue(now)
-            case ServerReady():
-                self._server = _Part.UP if self._server is _Part.STARTING else self._server
+            case ServerReady() if self._server is _Part.STARTING:
+                self._server, self._env_waits, self._worn_because = _Part.UP, False, ""
             case ServerFailed(reason, hopeless) if self._server is _Part.STARTING:
                 self._renew_server = True
-                yield from self._lose(reason, -1, now, stable=False, hopeless=hopeless, reported=self.incarnation > 0)
+                if self._env is _Part.UP and (hopeless or len(self._recent_restarts(now)) >= self._config.max_restarts):
+                    yield from self._kill_env(reason)
+                else:
+                    reported = self.incarnation > 0
+                    yield from self._lose(reason, -1, now, stable=False, hopeless=hopeless, reported=reported)
             case ServerExited(status):
                 unasked = self._server is _Part.UP
                 self._server, self._renew_server = _Part.ABSENT, False
@@ -233,6 +264,14 @@ class Lifecycle:
                     yield from self._kill_env(f"its {self._config.simulator} simulator ended with status {status}")
             case EnvExited(exit_code, last_words):
                 yield from self._env_exited(exit_code, last_words, now)
+            case ServerWorn(reason) if self._server is _Part.UP and not self._worn_because:
+                self._worn_because = reason
+                yield AskToRecycle()
+            case Observed(Phase.RECYCLING) if self._env is _Part.UP and self._worn_because:
+                if not self._env_waits:
+                    self._env_waits = self._renew_server = True
+                    self.recycled += 1
+                    yield NoteRecycled(self._worn_because, self.restarts)
             case Observed(phase, age_s, seq) if self._env is _Part.UP:
                 limit_s = self._limits_s.get(phase)
                 if limit_s is not None and age_s > limit_s:
@@ -271,7 +310,7 @@ class Lifecycle:
             yield from self._respond(ServerFailed(text), now)
 
     def _env_exited(self, exit_code: int, last_words: str, now: float) -> Iterator[Action]:
-        self._env = _Part.ABSENT
+        self._env, self._env_waits = _Part.ABSENT, False
         self._renew_server |= exit_code == EXIT_SIMULATOR_FAILED
         reason = self._killed_because or _describe_exit(exit_code)
         self._killed_because = ""
@@ -303,7 +342,7 @@ class Lifecycle:
             return
         config = self._config
         asked, self._asked = self._asked, False
-        recent = [moment for moment in self._restarted_at if now - moment < config.restart_window_s]
+        recent = self._recent_restarts(now)
         final = hopeless or (not asked and len(recent) >= config.max_restarts)
         if final:
             self._goal = _Goal.DOWN
@@ -320,9 +359,12 @@ class Lifecycle:
             self._restarted_at = recent if asked else [*recent, now]
             self.restarts += 1
 
+    def _recent_restarts(self, now: float) -> list[float]:
+        return [moment for moment in self._restarted_at if now - moment < self._config.restart_window_s]
+
     def _advance(self, now: float) -> Iterator[Action]:
-        """The next step towards the goal; nothing while something is still ending."""
-        if self._env is not _Part.ABSENT:
+        """The next step towards the goal; nothing while something is still ending, or in use."""
+        if self._env is not _Part.ABSENT and not (self._env is _Part.UP and self._env_waits):
             return
         wanted = self._goal is _Goal.RUN
         if self._server in (_Part.STARTING, _Part.UP) and (self._renew_server or not wanted):
@@ -334,6 +376,8 @@ class Lifecycle:
         if self._config.owns_server and self._server is _Part.ABSENT:
             self._server, self._server_deadline = _Part.STARTING, now + self._config.restart_timeout_s
             yield StartServer()
+            return
+        if self._env is _Part.UP:
             return
         self.incarnation += 1
         self._env, self._env_started_at = _Part.UP, now

@@ -14,7 +14,7 @@ import bisect
 import cmath
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -64,6 +64,7 @@ class Route:
         command: int64 (k,), the `RoadOption` in force at the sample: the manoeuvre there, or the next one when it
             begins within 15 m.
         junction: bool (k,), whether the sample lies in a junction.
+        path: the points of the graph that it was made from; `route_along` makes the same line of them again.
     """
 
     s_m: FloatArray
@@ -71,6 +72,7 @@ class Route:
     lane_width_m: FloatArray
     command: NDArray[np.int64]
     junction: NDArray[np.bool_]
+    path: tuple[int, ...] = ()
 
     @property
     def length_m(self) -> float:
@@ -136,6 +138,20 @@ class RouteTracker:
         self.start_s_m = self._s_m
         self._told_s_m = self._s_m
         self._best_percent = 0.0
+
+    def get_state(self) -> dict[str, float]:
+        """Return the progress so far, for `set_state` of a tracker of the same route."""
+        return {
+            "start_s_m": self.start_s_m,
+            "s_m": self._s_m,
+            "told_s_m": self._told_s_m,
+            "best_percent": self._best_percent,
+        }
+
+    def set_state(self, state: Mapping[str, float]) -> None:
+        """Go on from a progress."""
+        self.start_s_m, self._s_m = state["start_s_m"], state["s_m"]
+        self._told_s_m, self._best_percent = state["told_s_m"], state["best_percent"]
 
     def follow(self, x_m: float, y_m: float) -> tuple[float, float]:
         """Take the pose of a tick between two updates; return the place along the line and the distance from it."""
@@ -284,6 +300,7 @@ def route_along(graph: LaneGraph, path: Sequence[int]) -> Route:
         lane_width_m=graph.lane_width_m[points][owner],
         command=_announce(_commands(graph, points)[owner], s_m),
         junction=(graph.junction[points] >= 0)[owner],
+        path=tuple(int(point) for point in path),
     )
 
 

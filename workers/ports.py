@@ -13,6 +13,7 @@ import fcntl
 import os
 import pwd
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,13 +104,20 @@ def claim(port: int) -> PortClaim:
     return PortClaim(block, lock_fds)
 
 
-def claim_free(first: int = FREE_START) -> PortClaim:
+def claim_free(first: int = FREE_START, avoid: Collection[int] = ()) -> PortClaim:
     """Claim the first free block at or after `first`.
+
+    Args:
+        first: where to begin.
+        avoid: first ports of blocks that looked free and were not: somebody can take a port between the claim and the
+            server's own bind, or hold it in a way that the bind test does not see (IPv6 alone).
 
     Raises:
         PortInUseError: every block up to the ephemeral ports is taken.
     """
     for port in range(first, EPHEMERAL_START - BLOCK_SIZE + 1, BLOCK_SIZE):
+        if port in avoid:
+            continue
         try:
             return claim(port)
         except PortInUseError:

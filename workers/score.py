@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from zmqcarla.workers.criteria.base import Criterion, Infraction, Kind, Tick
@@ -71,6 +71,24 @@ class Score:
         self.infractions: list[Infraction] = []
         self.fresh: frozenset[Kind] = frozenset()
         self.skipped = tuple(skipped)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return all that was counted so far, for `set_state` of a score with the same criteria."""
+        return {
+            "criteria": [criterion.get_state() for criterion in self._criteria],
+            "last": self._last,
+            "finished": self._finished,
+            "completion_percent": self.completion_percent,
+            "fresh": self.fresh,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another one has counted."""
+        for criterion, noted in zip(self._criteria, state["criteria"], strict=True):
+            criterion.set_state(noted)
+        self._last, self._finished = state["last"], state["finished"]
+        self._gather()
+        self.completion_percent, self.fresh = state["completion_percent"], state["fresh"]
 
     def update(self, ticks: Iterable[Tick], completion_percent: float) -> None:
         """Take the ticks of one step."""

@@ -147,6 +147,8 @@ class SensorRig:
         Raises:
             ValueError: an attribute is none of this server's.
         """
+        self._world: Any = world
+        self._vehicle = vehicle
         self._started: list[SensorStream | CollisionLog] = []
         self._streams: list[tuple[SensorSpec, SensorStream]] = []
         self._collisions = CollisionLog(world, vehicle)
@@ -183,10 +185,39 @@ class SensorRig:
             readings[spec.id] = (measured, frame - int(measured.frame))
         return readings, self._collisions.take()
 
+    def resume(self) -> None:
+        """Forget what was felt and measured, because the world was put into another state.
+
+        A sensor that goes on from its last measurement (`has_memory`) is replaced by a new one, whose first measurement
+        is that of the next tick: what comes after a state then depends on the state alone.
+        """
+        self._collisions.take()
+        for index, (spec, stream) in enumerate(self._streams):
+            if not has_memory(spec):
+                continue
+            stream.stop()
+            self._world.get_actor(stream.actor_id).destroy()
+            fresh = SensorStream(self._world, self._vehicle, spec)
+            self._streams[index] = spec, fresh
+            self._started[self._started.index(stream)] = fresh
+
     def stop(self) -> None:
         """Stop all streams; must come before the actors are destroyed."""
         for started in self._started:
             started.stop()
+
+
+def has_memory(spec: SensorSpec) -> bool:
+    """Whether a measurement depends on those before: a phase, a turning head, or numbers drawn one after the other."""
+    noisy = any(name.startswith("noise_") and not _is_zero(value) for name, value in spec.attributes)
+    return spec.ticks > 1 or noisy or spec.type in ("sensor.lidar.ray_cast", "sensor.other.radar")
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0.0
+    except ValueError:
+        return False
 
 
 def _blueprint(world: carla.World, spec: SensorSpec) -> Any:

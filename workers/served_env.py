@@ -28,8 +28,18 @@ from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.quarantine import EpisodeGate
 
 _OURS: Final = "zmqcarla/"
-_WORKER_OWNS: Final = ("connect", "simulator", "carla_root")
+_WORKER_OWNS: Final = (
+    "connect",
+    "simulator",
+    "carla_root",
+    "leaderboard_root",
+    "scenario_runner_root",
+    "bench2drive_root",
+    "agents_root",
+    "snapshot_folder",
+)
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
+_SERVER_POLL_S: Final = 0.02
 _TRANSPARENT_WRAPPERS: Final = (
     wrappers.OrderEnforcing,
     wrappers.PassiveEnvChecker,
@@ -46,6 +56,7 @@ class ServedEnv:
         simulator: "embedded", "carla" or "none".
         server: HOST:PORT of the CARLA server for envs of ours.
         page: says what goes on.
+        rendering: whether that server can draw.
         quarantine: file with the episodes that are not begun.
     """
 
@@ -55,11 +66,14 @@ class ServedEnv:
         simulator: str,
         server: str | None,
         page: StatusPage,
+        *,
+        rendering: bool = True,
         quarantine: Path | None = None,
     ) -> None:
         self._env_patterns = env_patterns
         self._simulator = simulator
         self._server = server
+        self._rendering = rendering
         self._page = page
         self._gate = EpisodeGate(page, quarantine)
         self._env_id = ""
@@ -183,7 +197,8 @@ class ServedEnv:
                 f"expected a worker with a simulator for {env_id!r}, found simulator {self._simulator!r}; "
                 "start workers with simulator 'embedded' or 'carla'"
             )
-        return {**kwargs, "connect": self._server, "simulator": self._simulator}
+        owned = {"connect": self._server, "simulator": self._simulator}
+        return {**kwargs, **owned} if self._rendering else {**kwargs, **owned, "rendering": False}
 
     def _may_import(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._env_patterns)
@@ -221,11 +236,27 @@ class ServedEnv:
 
     def _reset(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
         slot, seed, options = _fields(payload, "reset", "slot", "seed", "options")
+        self._begin_episode(row, seq)
         self._page.enter(Phase.RESETTING, row, seq)
         if self._bind_out is not None:
             self._bind_out(slot)
         observation, info = self._gate.reset(self._opened(), self._env_id, seed, options)
         return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
+
+    def _begin_episode(self, row: int, seq: int) -> None:
+        """Between two episodes: count, and leave a worn server for the one by which the supervisor replaces it."""
+        page = self._page
+        page.count_reset()
+        connect_to: Callable[[str], None] | None = getattr(self._opened().unwrapped, "connect_to", None)
+        if not page.fields["recycle"] or connect_to is None:
+            return
+        serial = page.fields["server_serial"].item()
+        self._opened().unwrapped.close()
+        page.enter(Phase.RECYCLING, row, seq)
+        while page.fields["server_serial"].item() == serial:  # the supervisor cuts this when it takes too long
+            time.sleep(_SERVER_POLL_S)
+        self._server = page.server
+        connect_to(self._server)
 
     def _rebuild(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
         open_payload, attach_payload = _fields(payload, "rebuild", "open", "attach")
@@ -253,6 +284,8 @@ class ServedEnv:
         if self._same_step and (terminated or truncated):
             # Before the reset, for envs reuse their buffers.
             final_obs = self._deliver(self._final_slot, row, observation, seq)
+            self._begin_episode(row, seq)
+            page.enter(Phase.RESETTING, row, seq)
             if self._bind_out is not None:
                 self._bind_out(slot)
             observation, reset_info = self._gate.reset(env, self._env_id, None, None)

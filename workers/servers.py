@@ -23,6 +23,9 @@ from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
 from zmqcarla.workers import ports
 
 SimulatorName = Literal["embedded", "carla"]
+QualityLevel = Literal["Low", "Epic"]
+QUALITY_LEVELS = ("Low", "Epic")
+"""The two that CARLA knows."""
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_S = 0.02
@@ -38,18 +41,23 @@ class ServerSpec:
     Attributes:
         simulator: "embedded" for `python -m zmqcarla.sim`, "carla" for CarlaUE4.sh under `carla_root`.
         port: RPC port; the server also takes the next ones (see `zmqcarla.workers.ports`).
-        gpu: number of the graphics adapter in Vulkan's order; the embedded simulator needs none.
+        adapter: number of the graphics adapter in Vulkan's order; the embedded simulator needs none.
         map: OpenDRIVE file for the embedded simulator, None for its default town. Real CARLA starts
             with its own default town, and the env asks for another one.
         carla_root: folder that holds CarlaUE4.sh; only for "carla".
+        quality: how CarlaUE4 draws; the embedded simulator draws in one way.
+        rendering: whether cameras can be asked for; without, CarlaUE4 touches no GPU. The embedded simulator draws
+            only what somebody listens to anyway.
         extra: further arguments for the server's command line.
     """
 
     simulator: SimulatorName
     port: int
-    gpu: int = 0
+    adapter: int = 0
     map: str | None = None
     carla_root: str | None = None
+    quality: QualityLevel = "Low"
+    rendering: bool = True
     extra: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
@@ -63,11 +71,11 @@ class ServerSpec:
             return [sys.executable, "-m", "zmqcarla.sim", "--port", str(self.port), *map_argument, *self.extra]
         return [
             str(carla_script(self.carla_root)),
-            "-RenderOffScreen",
+            "-RenderOffScreen" if self.rendering else "-nullrhi",
             "-nosound",
             f"-carla-rpc-port={self.port}",
-            f"-graphicsadapter={self.gpu}",
-            "-quality-level=Low",
+            f"-graphicsadapter={self.adapter}",
+            f"-quality-level={self.quality}",
             *self.extra,
         ]
 
@@ -75,8 +83,11 @@ class ServerSpec:
 def carla_script(carla_root: str | None) -> Path:
     """Return the start script of the CARLA under `carla_root`.
 
+    Every release has a folder CarlaUE4 beside the script; without it, the script starts something else (such as the
+    embedded simulator, see `zmqcarla sim --install-launcher`), which may not mind root.
+
     Raises:
-        SimulatorStartError: there is none, or this process is root.
+        SimulatorStartError: there is none, or it is CarlaUE4's and this process is root.
     """
     if not carla_root:
         raise SimulatorStartError(
@@ -88,7 +99,7 @@ def carla_script(carla_root: str | None) -> Path:
         raise SimulatorStartError(
             f"expected {script}, found no such file; point carla_root at the unpacked CARLA release (0.9.16)"
         )
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and script.with_name("CarlaUE4").is_dir():
         raise SimulatorStartError(
             "CarlaUE4 refuses to run as root; run as another user (for example `runuser -u carla -- ...`, in a "
             "container `USER carla`), or use simulator='embedded'"

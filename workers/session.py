@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import time
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ from zmqcarla.broker.errors import (
 from zmqcarla.workers.bev_ground import RoadLines
 from zmqcarla.workers.lane_graph import LaneGraph
 from zmqcarla.workers.routes import same_town
+from zmqcarla.workers.simulator_calls import SimulatorCalls
 from zmqcarla.workers.surroundings import Surroundings
 
 _PROBE_TIMEOUT_S = 5.0
+_POLL_S = 0.0002
 
 
 class Session:
@@ -39,6 +43,7 @@ class Session:
         town: name of the map, or stem of its OpenDRIVE file.
         graph: the lanes of that map.
         surroundings: its lights and signs.
+        calls: of the embedded simulator, None for a server that has none of its own.
         lost: whether the server once failed to answer; such a session is to be thrown away.
     """
 
@@ -64,6 +69,7 @@ class Session:
             self.world: Any = self._client.get_world()
             self.map: Any = self.world.get_map()
         self._address = host, port
+        self.calls: SimulatorCalls | None = None
         self._traffic_manager: Any = None
         self._load(map_wanted)
         # A world made from an OpenDRIVE text has a name of the server's own.
@@ -71,6 +77,11 @@ class Session:
         self.town = Path(map_wanted).stem if map_wanted is not None and by_file else town_name(self.map.name)
         self._read_map()
         self._take_clock()
+
+    @property
+    def client(self) -> Any:
+        """The `carla.Client`, for code that makes calls of its own."""
+        return self._client
 
     @functools.cached_property
     def road_lines(self) -> RoadLines:
@@ -89,6 +100,21 @@ class Session:
         self._load_town(town)
         self.town = town_name(self.map.name)
         self._read_map()
+        self._take_clock()
+
+    def load_anew(self, town: str) -> None:
+        """Load the map of a town, also when it is there: nothing that was done to the world remains.
+
+        Raises:
+            MapNotFoundError: the server does not have it.
+        """
+        self.end_traffic()
+        self._load_town(town)
+        if not same_town(self.town, town):
+            self.town = town_name(self.map.name)
+            self._read_map()
+        else:  # the roads are the same; lights and signs are new actors
+            self._read_surroundings()
         self._take_clock()
 
     def traffic_manager(self, port: int | None) -> Any:
@@ -144,6 +170,28 @@ class Session:
         with self.answers("tick"):
             return int(self.world.tick(self._timeout_s))
 
+    def wait_for_frame(self, frame: int) -> None:
+        """Wait until the client has seen a frame that the server has made.
+
+        Raises:
+            SimulatorTimeoutError: it does not come in time.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while self.world.get_snapshot().frame < frame:
+            if time.monotonic() > deadline:
+                self.lost = True
+                raise SimulatorTimeoutError(
+                    f"expected frame {frame} from the server at {self._where} within {self._timeout_s:g} s, found "
+                    f"frame {self.world.get_snapshot().frame}; restart it",
+                    self._timeout_s,
+                )
+            time.sleep(_POLL_S)
+
+    @functools.cached_property
+    def map_mark(self) -> int:
+        """Checksum of the map's OpenDRIVE text: equal for worlds in which a place means the same."""
+        return zlib.crc32(self.map.to_opendrive().encode())
+
     def restart_lights(self) -> None:
         """Set every traffic light to the beginning of its cycle.
 
@@ -158,6 +206,20 @@ class Session:
             with self.answers("apply_batch_sync"):
                 self._client.apply_batch_sync([carla.command.DestroyActor(each) for each in actor_ids], False)
 
+    def keep_up(self) -> None:
+        """Notice that somebody else has loaded the world anew since, and take that one over."""
+        with self.answers("get_world"):
+            world: Any = self._client.get_world()
+        if world.id == self.world.id:
+            return
+        self.end_traffic()
+        mark = self.map_mark
+        self.world, self.map = world, world.get_map()
+        self._read_map()
+        if self.map_mark != mark:
+            self.town = town_name(self.map.name)
+        self._take_clock()
+
     def close(self) -> None:
         """Give the clock back: the server runs on by itself. Does nothing on a server that stopped answering."""
         if self.lost:
@@ -171,7 +233,11 @@ class Session:
 
     def _read_map(self) -> None:
         self.graph = LaneGraph(self.map)
-        self.__dict__.pop("road_lines", None)  # of the map before
+        for name in ("road_lines", "map_mark"):  # of the map before
+            self.__dict__.pop(name, None)
+        self._read_surroundings()
+
+    def _read_surroundings(self) -> None:
         with self.answers("get_actors"):
             self.surroundings = Surroundings(self.world, self.map)
 

@@ -59,15 +59,21 @@ class Surroundings:
 
     Attributes:
         lights: all of them.
+        light_actors: the same as the `carla` client knows them.
         signs: the stop signs.
     """
 
     def __init__(self, world: Any, carla_map: Any) -> None:
         actors = sorted(world.get_actors().filter("traffic.*"), key=lambda actor: int(actor.id))
-        self._light_actors = [actor for actor in actors if actor.type_id == "traffic.traffic_light"]
-        self.lights = tuple(_light(actor, carla_map) for actor in self._light_actors)
+        self.light_actors = [actor for actor in actors if actor.type_id == "traffic.traffic_light"]
+        self.lights = tuple(_light(actor, carla_map) for actor in self.light_actors)
         self.signs = tuple(_sign(actor) for actor in actors if actor.type_id == "traffic.stop")
         self._centres_m = np.array([light.centre_m for light in self.lights], dtype=np.float64).reshape(-1, 3)
+
+    @property
+    def ids(self) -> list[int]:
+        """Actor ids of all of them, in an order that is the map's: the same in every world of it."""
+        return [light.light_id for light in self.lights] + [sign.sign_id for sign in self.signs]
 
     def red_lights(self, position_m: Vector) -> frozenset[int]:
         """Return the ids of the red lights whose box is within 15 m, as of the last tick; costs no round trip."""
@@ -76,7 +82,7 @@ class Surroundings:
         offsets = self._centres_m - position_m
         near = np.flatnonzero((offsets * offsets).sum(axis=1) <= _NEAR_LIGHT_M**2)
         red = carla.TrafficLightState.Red
-        return frozenset(self.lights[k].light_id for k in near if self._light_actors[k].state == red)
+        return frozenset(self.lights[k].light_id for k in near if self.light_actors[k].state == red)
 
 
 def _light(actor: Any, carla_map: Any) -> Light:

@@ -7,7 +7,7 @@ client promises no order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ class Traffic:
         self._controllers: list[Any] = []
         self._targets_m: list[Any] = []
         self._walk_mps: list[float] = []
+        self._manager_seed = 0
 
     @property
     def counts(self) -> TrafficCounts:
@@ -92,6 +93,55 @@ class Traffic:
             return None
         return float(np.mean([vehicle.get_velocity().length() for vehicle in self._vehicles]))
 
+    def get_state(self) -> dict[str, Any]:
+        """Return whom it owns, by ids, and what it has told them."""
+        walks = [
+            [int(controller.parent.id), [target.x, target.y, target.z], speed_mps]
+            for controller, target, speed_mps in zip(self._controllers, self._targets_m, self._walk_mps, strict=True)
+        ]
+        return {
+            "vehicles": [int(vehicle.id) for vehicle in self._vehicles],
+            "parked": list(self._parked),
+            "walkers": list(self._walkers),
+            "walks": walks,
+            "manager_seed": self._manager_seed,
+        }
+
+    def release_walkers(self) -> None:
+        """Take the pedestrians' controllers away, so that they can be placed."""
+        for controller in self._controllers:
+            controller.stop()
+        self._session.destroy([int(controller.id) for controller in self._controllers])
+        self._controllers = []
+
+    def set_state(self, state: Mapping[str, Any], born: Collection[int]) -> None:
+        """Own the actors of a state. Once they are where they are to be, `begin` sends the pedestrians off again.
+
+        Args:
+            state: from `get_state`, with the ids of this world.
+            born: ids of those that are new to the Traffic Manager.
+        """
+        world = self._session.world
+        self._parked, self._walkers = list(state["parked"]), list(state["walkers"])
+        self._vehicles = self._actors(state["vehicles"])
+        new = [vehicle for vehicle in self._vehicles if int(vehicle.id) in born]
+        if new:
+            manager = self._session.traffic_manager(self._config.traffic_manager_port)
+            self._manager_seed = int(state["manager_seed"])
+            self._set_manager(manager)
+            command: Any = carla.command
+            self._session.batch([command.SetAutopilot(vehicle, True, manager.get_port()) for vehicle in new])
+            for vehicle in new:
+                manager.ignore_lights_percentage(vehicle, self._config.traffic_ignores_lights_percent)
+        leader = world.get_blueprint_library().find("controller.ai.walker") if state["walks"] else None
+        leaders = self._session.batch(
+            [carla.command.SpawnActor(leader, carla.Transform(), actor_id) for actor_id, _, _ in state["walks"]]
+        )
+        led = [walk for walk, leader_id in zip(state["walks"], leaders, strict=True) if leader_id is not None]
+        self._targets_m = [carla.Location(*target) for _, target, _ in led]
+        self._walk_mps = [speed_mps for _, _, speed_mps in led]
+        self._controllers = self._actors(leaders)
+
     def stop(self) -> list[int]:
         """Stop the pedestrians' controllers and return the ids of all actors, for the batch that destroys them."""
         if not self._session.lost:
@@ -105,9 +155,8 @@ class Traffic:
         manager = self._session.traffic_manager(self._config.traffic_manager_port)
         # The manager notices with a tick that the last episode's vehicles are gone; until then new ones avoid them.
         self._session.tick()
-        manager.set_random_device_seed(int(rng.integers(_SEED_END)))
-        manager.global_percentage_speed_difference(100.0 - self._config.traffic_speed_percent)
-        manager.set_global_distance_to_leading_vehicle(self._config.traffic_gap_m)
+        self._manager_seed = int(rng.integers(_SEED_END))
+        self._set_manager(manager)
         places = [
             each for each in self._session.map.get_spawn_points() if each.location.distance(ego_m) > _FREE_AROUND_EGO_M
         ]
@@ -120,6 +169,11 @@ class Traffic:
         self._vehicles = self._actors(spawned)
         for vehicle in self._vehicles:
             manager.ignore_lights_percentage(vehicle, self._config.traffic_ignores_lights_percent)
+
+    def _set_manager(self, manager: Any) -> None:
+        manager.set_random_device_seed(self._manager_seed)
+        manager.global_percentage_speed_difference(100.0 - self._config.traffic_speed_percent)
+        manager.set_global_distance_to_leading_vehicle(self._config.traffic_gap_m)
 
     def _park(self, rng: np.random.Generator, cars: Sequence[Any], ego_m: carla.Location) -> None:
         places = [place for place in _parking_places(self._session) if place.location.distance(ego_m) > 6.0]

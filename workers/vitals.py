@@ -19,8 +19,9 @@ class Vitals:
         restarts: since the supervisor started.
         env_rss_bytes: resident memory of the env process and its children; pages that they share count each time.
         server_rss_bytes: the same of the server and its guard; 0 where the server is not ours.
-        growth_bytes_per_h: of both together; 0 while nothing can be said.
-        leaks: which of them leaks, see `zmqcarla.workers.trend`.
+        server_vram_bytes: GPU memory of the server; looked at once a minute, 0 where nobody can tell.
+        growth_bytes_per_h: of both in main memory; 0 while nothing can be said.
+        leaks: what leaks, see `zmqcarla.workers.trend`.
     """
 
     phase: str
@@ -28,20 +29,32 @@ class Vitals:
     restarts: int
     env_rss_bytes: int
     server_rss_bytes: int
+    server_vram_bytes: int = 0
     growth_bytes_per_h: float = 0.0
     leaks: str = ""
 
 
-def tree_rss_bytes(pid: int) -> int:
-    """Resident memory of a process and of what it started; 0 for one that is gone.
+def tree_pids(pid: int) -> list[int]:
+    """A process and what it started, as far as it lives.
 
     Only what the processes' first threads have started is found (the kernel lists children by thread).
     """
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-            total = int(statm.read().split()[1]) * _PAGE_BYTES
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as listed:
             children = listed.read().split()
     except OSError:
+        return []
+    return [pid, *[found for child in children for found in tree_pids(int(child))]]
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Resident memory of a process and of what it started; 0 for one that is gone."""
+    return sum(_rss_bytes(each) for each in tree_pids(pid))
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * _PAGE_BYTES
+    except OSError:
         return 0
-    return total + sum(tree_rss_bytes(int(child)) for child in children)

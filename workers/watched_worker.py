@@ -15,7 +15,7 @@ from zmqcarla.workers import ledger, lifecycle
 from zmqcarla.workers.broker_link import BrokerLink
 from zmqcarla.workers.children import Children
 from zmqcarla.workers.quarantine import Quarantine, write_episodes
-from zmqcarla.workers.trend import Trend
+from zmqcarla.workers.trend import INTERVAL_S, Trend
 from zmqcarla.workers.vitals import Vitals
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
@@ -47,7 +47,8 @@ class WatchedWorker:
         self._ttl_s = supervisor.ttl_s
         self._link = link
         self._quarantine = quarantine
-        self._trends = {"env process": Trend(), "server": Trend()}
+        self._trends = {"env process": Trend(), "server": Trend(), "server's GPU memory": Trend()}
+        self._vram_bytes, self._vram_due_at = 0, 0.0
         self._causes = 0
         self._asked = False
         self.retiring = False
@@ -91,6 +92,11 @@ class WatchedWorker:
             case lifecycle.NoteServerFailed(reason, restarts):
                 self.note("server_failed", reason, restarts=restarts)
                 return []
+            case lifecycle.AskToRecycle():
+                return self.children.ask_to_recycle()
+            case lifecycle.NoteRecycled(reason, restarts):
+                self.note("recycled", reason, restarts=restarts)
+                return []
 
     def _blame_episode(self) -> None:
         episode, limits = self.children.episode, self.config
@@ -129,16 +135,21 @@ class WatchedWorker:
 
     def vitals(self) -> Vitals:
         """How it does; measured now, and noted once when its memory grows without end."""
+        now = time.monotonic()
         seen = self.children.vitals(self.lifecycle.restarts)
-        sizes = {"env process": seen.env_rss_bytes, "server": seen.server_rss_bytes}
-        for name, pid in self.children.pids.items():
-            leak = self._trends[name].take(pid, sizes[name], time.monotonic())
+        if self.config.owns_server and now >= self._vram_due_at:
+            self._vram_bytes, self._vram_due_at = self.children.server_vram_bytes(), now + INTERVAL_S
+        sizes = (seen.env_rss_bytes, seen.server_rss_bytes, self._vram_bytes)
+        pids = self.children.pids
+        for (name, trend), pid, size in zip(self._trends.items(), (*pids, pids[-1]), sizes, strict=True):
+            leak = trend.take(pid, size, now)
             if leak:
                 self.note("leak", f"its {name} {leak}")
         known = {name: trend.growth for name, trend in self._trends.items() if trend.growth is not None}
         return dataclasses.replace(
             seen,
-            growth_bytes_per_h=sum(growth.bytes_per_h for growth in known.values()),
+            server_vram_bytes=self._vram_bytes,
+            growth_bytes_per_h=sum(known[name].bytes_per_h for name in ("env process", "server") if name in known),
             leaks=", ".join([name for name, growth in known.items() if growth.leaking]),
         )
 

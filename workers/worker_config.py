@@ -10,6 +10,7 @@ import socket
 from typing import Any, Literal
 
 from zmqcarla.broker.protocol import DEFAULT_TTL_S
+from zmqcarla.workers.servers import QUALITY_LEVELS, QualityLevel
 
 WorkerSimulator = Literal["embedded", "carla", "none"]
 
@@ -33,7 +34,10 @@ class WorkerConfig:
     """Which server belongs to the worker; "none" for ordinary Gymnasium envs that need no server."""
 
     gpu: int | None = None
-    """Graphics adapter of the server; None takes the first."""
+    """GPU of the server as nvidia-smi counts; a label for leases, and the adapter where `adapter` does not say."""
+
+    adapter: int | None = None
+    """The same GPU as Vulkan counts, which is what CarlaUE4 goes by; None takes the number `gpu`, or the first."""
 
     port: int | None = None
     """First port of the server's block, which then never moves; None takes a free block."""
@@ -46,6 +50,12 @@ class WorkerConfig:
 
     connect: str | None = None
     """HOST:PORT of a server that somebody else runs: it is neither started nor ended here."""
+
+    quality: QualityLevel = "Low"
+    """How CarlaUE4 draws: "Low" or "Epic"."""
+
+    rendering: bool = True
+    """False starts CarlaUE4 with -nullrhi, without a GPU: envs with a camera are then refused."""
 
     env_patterns: tuple[str, ...] = ("zmqcarla/*",)
     """fnmatch patterns of the env ids that clients may open, and of the reward functions ("module:name") that they may
@@ -87,6 +97,17 @@ class WorkerConfig:
     quarantine_window_s: float = 3600.0
     """Deaths that are older than this no longer count."""
 
+    recycle_episodes: int | None = None
+    """Episodes after which the server is replaced, before the next one begins; 0 for never, None for 500 with CarlaUE4
+    and never with the embedded simulator."""
+
+    recycle_rss_growth_mib: int = 4096
+    """Growth of the server's main memory, in MiB since its third episode, at which it is replaced likewise; 0 for
+    never."""
+
+    recycle_vram_growth_mib: int = 2048
+    """The same of its GPU memory, where the driver tells it a process."""
+
     def __post_init__(self) -> None:
         _expect("worker_id", self.worker_id, _SAFE_ID.fullmatch(self.worker_id), "1 to 128 of A-Z a-z 0-9 . _ -")
         choices = ("embedded", "carla", "none")
@@ -95,6 +116,9 @@ class WorkerConfig:
         for name in ("step", "reset", "open", "restart"):
             value = getattr(self, f"{name}_timeout_s")
             _expect(f"{name}_timeout_s", value, value > 0.0, "a number above 0")
+        _expect("quality", self.quality, self.quality in QUALITY_LEVELS, f"one of {', '.join(QUALITY_LEVELS)}")
+        for name in ("recycle_episodes", "recycle_rss_growth_mib", "recycle_vram_growth_mib"):
+            _expect(name, getattr(self, name), (getattr(self, name) or 0) >= 0, "0 or more")
         _expect("max_restarts", self.max_restarts, self.max_restarts >= 0, "0 or more")
         _expect("quarantine_deaths", self.quarantine_deaths, self.quarantine_deaths >= 0, "0 or more")
         if self.connect is not None:
@@ -192,6 +216,9 @@ class EnvProcessConfig:
 
     server: str | None
     """HOST:PORT of the worker's CARLA server."""
+
+    rendering: bool
+    """As in WorkerConfig."""
 
     env_patterns: tuple[str, ...]
     """As in WorkerConfig."""

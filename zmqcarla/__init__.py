@@ -18,7 +18,10 @@ import gymnasium
 if TYPE_CHECKING:
     from zmqcarla.async_vector_env import AsyncVectorEnv
     from zmqcarla.broker.errors import EmbeddedSimulatorWarning, ZmqCarlaError
+    from zmqcarla.group_batch import GroupBatch
+    from zmqcarla.grpo import GRPOCarlaEnv
     from zmqcarla.make import make_env, make_vec_env
+    from zmqcarla.rollout_group import RolloutGroup, step_groups
     from zmqcarla.vector_env import VectorEnv
     from zmqcarla.vector_env import VectorEnv as VectorizedCarlaEnv
     from zmqcarla.workers.carla_env import CarlaEnv
@@ -29,33 +32,49 @@ _WHERE = {
     "AsyncVectorEnv": ("zmqcarla.async_vector_env", "AsyncVectorEnv"),
     "CarlaEnv": ("zmqcarla.workers.carla_env", "CarlaEnv"),
     "EmbeddedSimulatorWarning": ("zmqcarla.broker.errors", "EmbeddedSimulatorWarning"),
+    "GRPOCarlaEnv": ("zmqcarla.grpo", "GRPOCarlaEnv"),
+    "GroupBatch": ("zmqcarla.group_batch", "GroupBatch"),
+    "RolloutGroup": ("zmqcarla.rollout_group", "RolloutGroup"),
     "VectorEnv": ("zmqcarla.vector_env", "VectorEnv"),
     "VectorizedCarlaEnv": ("zmqcarla.vector_env", "VectorEnv"),
     "ZmqCarlaError": ("zmqcarla.broker.errors", "ZmqCarlaError"),
     "make_env": ("zmqcarla.make", "make_env"),
     "make_vec_env": ("zmqcarla.make", "make_vec_env"),
+    "step_groups": ("zmqcarla.rollout_group", "step_groups"),
 }
 
 __all__ = [
     "AsyncVectorEnv",
     "CarlaEnv",
     "EmbeddedSimulatorWarning",
+    "GRPOCarlaEnv",
+    "GroupBatch",
+    "RolloutGroup",
     "VectorEnv",
     "VectorizedCarlaEnv",
     "ZmqCarlaError",
     "__version__",
     "make_env",
     "make_vec_env",
+    "step_groups",
 ]
 
-gymnasium.register(
-    id="zmqcarla/Carla-v0",
-    entry_point="zmqcarla.workers.carla_env:CarlaEnv",
-    # CarlaEnv checks actions and the order of calls itself; gymnasium's wrappers would do it again on every step.
-    order_enforce=False,
-    disable_env_checker=True,
-    vector_entry_point="zmqcarla.make:make_registered",
-)
+for _id, _entry_point, _vector_entry_point in (
+    ("zmqcarla/Carla-v0", "zmqcarla.workers.carla_env:CarlaEnv", "make_registered"),
+    (
+        "zmqcarla/Leaderboard-v0",
+        "zmqcarla.workers.leaderboard.leaderboard_env:LeaderboardEnv",
+        "make_registered_leaderboard",
+    ),
+):
+    gymnasium.register(
+        id=_id,
+        entry_point=_entry_point,
+        # They check actions and the order of calls themselves; gymnasium's wrappers would do it again on every step.
+        order_enforce=False,
+        disable_env_checker=True,
+        vector_entry_point=f"zmqcarla.make:{_vector_entry_point}",
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,3 +56,10 @@ def _checked_box(actions: Any, space: spaces.Box, num_envs: int) -> np.ndarray[A
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         raise InvalidActionError(f"expected finite actions, found {array[row]} in row {row}; no env was stepped")
     return array
+
+
+def action_reader(actions: Any, batch_space: spaces.Space[Any]) -> Callable[[int], Any]:
+    """A function from a row to its action in a checked batch."""
+    if isinstance(actions, np.ndarray):
+        return lambda row: actions[row]
+    return lambda row: list(iterate(batch_space, actions))[row]

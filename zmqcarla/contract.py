@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import multiprocessing
+import operator
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -15,8 +16,10 @@ import gymnasium
 import numpy as np
 
 from zmqcarla.broker import errors
-from zmqcarla.broker.errors import CommandTimeoutError, RemoteEnvError
+from zmqcarla.broker.errors import CommandTimeoutError, RemoteEnvError, SpaceMismatchError, WorkerLostError
+from zmqcarla.broker.protocol import pack
 from zmqcarla.lease import Outcome
+from zmqcarla.shm.spaces import build
 
 _RAISED_AS_THEY_ARE: Final = {
     f"{module.__name__}.{name}": value
@@ -85,6 +88,20 @@ def masked_rows(options: dict[str, Any] | None, num_envs: int) -> list[int]:
     return [int(row) for row in np.flatnonzero(mask)]
 
 
+def chosen_rows(rows: Sequence[int] | None, num_envs: int) -> list[int]:
+    """The rows that a caller names, None for all.
+
+    Raises:
+        ValueError: no row, one twice, or one that is none.
+    """
+    if rows is None:
+        return list(range(num_envs))
+    found = [operator.index(row) for row in rows]
+    if not found or len(set(found)) != len(found) or min(found) < 0 or max(found) >= num_envs:
+        raise ValueError(f"expected rows that differ, from 0 to {num_envs - 1}, found {found}")
+    return found
+
+
 def value_a_row(values: Any, num_envs: int) -> Sequence[Any]:
     """What `set_attr` gives each row.
 
@@ -111,6 +128,29 @@ def generator(state: dict[str, Any]) -> np.random.Generator:
     bits = getattr(np.random, state["bit_generator"])()
     bits.state = state
     return np.random.Generator(bits)
+
+
+def check_same_spaces(answers: Sequence[dict[str, Any]]) -> None:
+    """Check what the rows said of their spaces when they were opened.
+
+    Raises:
+        SpaceMismatchError: a row differs from row 0.
+    """
+    first, *others = answers
+    for row, other in enumerate(others, start=1):
+        for space in ("observation_space", "action_space"):
+            if pack(other[space]) != pack(first[space]):
+                ours, theirs = build(first[space]), build(other[space])
+                raise SpaceMismatchError(f"expected row {row} to have the {space} of row 0, {ours}, found {theirs}")
+
+
+def gone_error(outcome: Outcome) -> WorkerLostError:
+    """Says that a worker will not come back."""
+    news = outcome.payload
+    return WorkerLostError(
+        f"row {outcome.row} (worker {news['worker_id']}) will not come back: {news['reason']}; exit code "
+        f"{news['exit_code']}, {news['restarts']} restarts before"
+    )
 
 
 def remote_error(outcome: Outcome) -> Exception:

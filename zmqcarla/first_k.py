@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from zmqcarla.actions import checked_actions
 from zmqcarla.broker.errors import CommandTimeoutError
-from zmqcarla.infos import AddInfo, batch_infos
+from zmqcarla.infos import add_info_for, batch_infos
 from zmqcarla.lease import Outcome
+from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
 from zmqcarla.rows import Batch, Rows
 from zmqcarla.shm.ring import SlotRing
@@ -48,6 +49,7 @@ class FirstK:
         ring: of its slots.
         action_space: of one env.
         states: of the vector env's rows.
+        ends: for rows that ended.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class FirstK:
         ring: SlotRing,
         action_space: gymnasium.Space[Any],
         states: RowStates,
+        ends: RowEnds,
     ) -> None:
         self._rows = rows
         self._ring = ring
         self._action_space = action_space
         self._batch_space = functools.lru_cache(functools.partial(batch_space, action_space))
         self._states = states
+        self._ends = ends
         n = rows.num_envs
         self._slots: tuple[int, int] | None = None
         self._where: NDArray[np.intp] = np.zeros(n, np.intp)  # the slot with each row's last observation
@@ -234,22 +238,17 @@ class FirstK:
         observations = self._rows.gather(self._where[ids], ids)
         for row in oldest:
             del self._done_ns[row]
-        received = batch_infos(infos, _Sized(k).add_info)
+        received = batch_infos(infos, add_info_for(k))
         received["env_id"], received["_env_id"] = ids.astype(np.int64), np.ones(k, np.bool_)
         return observations, batch.rewards[ids], terminated, truncated, received
 
     def _info(self, row: int) -> dict[str, Any]:
-        news, info = self._batch.losses.get(row), self._batch.infos[row]
-        if news is not None:
-            self._batch.truncated[row] = True
+        if row in self._batch.losses:
             self._states.note_loss([row])
-            info = {"worker_lost": news}
-            if self._states.mode is AutoresetMode.SAME_STEP:
-                final_obs = self._rows.observation(int(self._where[row]), row)
-                info |= {"final_obs": final_obs, "final_info": {"worker_lost": news}}
-        elif self._states.mode is AutoresetMode.SAME_STEP and "final_obs" in info:
-            info["final_obs"] = self._rows.final_observation(row, info["final_obs"])
-        return info
+            self._ends.add_loss(self._batch, row, int(self._where[row]))
+        else:
+            self._ends.add_final_observations(self._batch, [row])
+        return self._batch.infos[row]
 
     # --- back to steps of all rows ---
 
@@ -264,11 +263,3 @@ class FirstK:
         self._ring.give_back(first)
         self._ring.give_back(second)
         self._slots = None
-
-
-class _Sized(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Gymnasium's rule for infos, for a batch of another size than the vector env's."""
-
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-        self.add_info: AddInfo = self._add_info

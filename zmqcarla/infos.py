@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 _PLAIN = (bool, int, float)
@@ -32,6 +33,17 @@ def batch_infos(infos: Sequence[dict[str, Any]], add_info: AddInfo) -> dict[str,
     if any(info.keys() != first.keys() for info in infos) or any(f"_{key}" in first for key in first):
         return _batch_any(infos, add_info)  # (an info named like another one's mask shares its array upstream)
     return _batch_equal(infos, add_info)
+
+
+def add_info_for(num_envs: int) -> AddInfo:
+    """Gymnasium's own rule, for a batch of another size than the vector env's."""
+    return _Sized(num_envs).add_info
+
+
+class _Sized(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.add_info: AddInfo = self._add_info
 
 
 def joined(columns: dict[str, Any], others: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -104,8 +104,17 @@ def make_registered(num_envs: int = 1, **kwargs: Any) -> VectorEnv:
         num_envs: how many rows.
         kwargs: options of `make_vec_env` by their names; every other keyword is the env's.
     """
+    return _make_registered("zmqcarla/Carla-v0", num_envs, kwargs)
+
+
+def make_registered_leaderboard(num_envs: int = 1, **kwargs: Any) -> VectorEnv:
+    """The same for "zmqcarla/Leaderboard-v0"."""
+    return _make_registered("zmqcarla/Leaderboard-v0", num_envs, kwargs)
+
+
+def _make_registered(env_id: str, num_envs: int, kwargs: dict[str, Any]) -> VectorEnv:
     options = {name: kwargs.pop(name) for name in _OPTIONS & kwargs.keys()}
-    return make_vec_env(num_envs, "zmqcarla/Carla-v0", options.pop("env_kwargs", kwargs), **options)
+    return make_vec_env(num_envs, env_id, options.pop("env_kwargs", kwargs), **options)
 
 
 _OPTIONS = inspect.signature(make_vec_env).parameters.keys() - {"n", "env"}

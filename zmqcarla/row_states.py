@@ -66,9 +66,12 @@ class RowStates:
             self.rebuild[row] = self.reset_next[row] = True
         self._settle()
 
-    def note_reset(self, row: int) -> None:
-        """A row has a new episode."""
-        self.rebuild[row] = self.reset_next[row] = False
+    def note_reset(self, outcome: Outcome) -> None:
+        """A row was reset: it has a new episode, or is back at the end of one (a restored snapshot)."""
+        restored = outcome.payload["info"].get("restore")
+        ended = isinstance(restored, dict) and bool(restored.get("ended"))
+        self.rebuild[outcome.row] = False
+        self.reset_next[outcome.row] = ended and self.mode is not AutoresetMode.DISABLED
         self._settle()
 
     def note_rebuilt(self, row: int) -> None:

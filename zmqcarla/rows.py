@@ -154,7 +154,25 @@ class Rows:
         """The outcomes of a command that was sent over the bus."""
         return self._lease.wait(seq, timeout_s)
 
-    def rebuild_payload(self, row: int, slot: int, seed: int | None, options: dict[str, Any] | None) -> bytes:
+    def send_resets(
+        self,
+        rows: Sequence[int],
+        rebuild: NDArray[np.bool_],
+        slot: int,
+        seeds: Sequence[int | None],
+        options: dict[str, Any] | None,
+    ) -> int:
+        """Ask rows for a reset over the bus, those of `rebuild` (a mask) for a new env first; seeds one an env."""
+        ops = ["rebuild" if rebuild[row] else "reset" for row in rows]
+        payloads = [
+            self._rebuild_payload(row, slot, seeds[row], options)
+            if op == "rebuild"
+            else self._lease.pack({"slot": slot, "seed": seeds[row], "options": options})
+            for row, op in zip(rows, ops, strict=True)
+        ]
+        return self.send(rows, ops, payloads)
+
+    def _rebuild_payload(self, row: int, slot: int, seed: int | None, options: dict[str, Any] | None) -> bytes:
         """Payload of `rebuild`: open, attach and reset a row in a new process."""
         reset = {"slot": slot, "seed": seed, "options": options}
         return self._lease.pack({"open": self._open_payloads[row], "attach": self._attach, **reset})
@@ -199,7 +217,7 @@ class Rows:
         payloads = [
             self._lease.pack([slot, read_action(row)])
             if ops[row] == "step"
-            else self.rebuild_payload(row, slot, None, None)
+            else self._rebuild_payload(row, slot, None, None)
             if ops[row] == "rebuild"
             else self._lease.pack({"slot": slot, "seed": None, "options": None})
             for row in rows

@@ -19,10 +19,7 @@ from gymnasium import logger
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import WorkerLostError
-from zmqcarla.contract import check_call_name
 from zmqcarla.row_infos import row_infos
-from zmqcarla.rows import Rows
 from zmqcarla.vector_env import VectorEnv
 
 try:
@@ -129,8 +126,7 @@ class VecEnv(_Sb3VecEnv):  # type: ignore[misc]
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of the envs at `indices` (all without); one result each."""
-        check_call_name(method_name)
-        return self._ask("call", {"name": method_name, "args": list(method_args), "kwargs": method_kwargs}, indices)
+        return list(self._vec.call(method_name, *method_args, rows=self._rows_at(indices), **method_kwargs))
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """Read an attribute of the envs at `indices`; a method is called, for it cannot travel."""
@@ -138,7 +134,8 @@ class VecEnv(_Sb3VecEnv):  # type: ignore[misc]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Set an attribute of the envs at `indices` to one value."""
-        self._ask("set_attr", {"name": attr_name, "value": value}, indices)
+        rows = self._rows_at(indices)
+        self._vec.set_attr(attr_name, [value] * len(rows), rows)
 
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Indices = None
@@ -164,21 +161,3 @@ class VecEnv(_Sb3VecEnv):  # type: ignore[misc]
 
     def _rows_at(self, indices: Indices) -> list[int]:
         return [range(self.num_envs)[row] for row in self._get_indices(indices)]
-
-    def _ask(self, op: str, payload: dict[str, Any], indices: Indices) -> list[Any]:
-        return _ask_rows(self._vec, op, payload, self._rows_at(indices))
-
-
-def _ask_rows(vec: Any, op: str, payload: dict[str, Any], rows: list[int]) -> list[Any]:
-    """What `VectorEnv.call` and `set_attr` do with all rows, for some of them; their parts are used here."""
-    vec._assert_is_running()
-    vec._assert_idle(op)
-    vec._finish_abandoned()
-    if vec._rebuild[rows].any():
-        raise WorkerLostError(
-            f"expected living envs in rows {rows}, found some whose worker died; reset() brings them back"
-        )
-    living: Rows = vec._living_rows()
-    outcomes = living.ask(rows, op, [vec._lease.pack(payload)] * len(rows), vec._timeout_s)
-    answers: list[Any] = vec._answers(outcomes)
-    return answers

@@ -22,16 +22,18 @@ from gymnasium import logger
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
-from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from zmqcarla.actions import checked_actions
-from zmqcarla.broker.errors import CommandTimeoutError, SpaceMismatchError, WorkerLostError
-from zmqcarla.broker.protocol import pack
+from zmqcarla.abandoned import AbandonedCall
+from zmqcarla.actions import action_reader, checked_actions
+from zmqcarla.broker.errors import CommandTimeoutError, WorkerLostError
 from zmqcarla.contract import (
     UpstreamTimeout,
     check_call_name,
-    generator,
+    check_same_spaces,
+    chosen_rows,
+    gone_error,
     masked_rows,
     remote_error,
     seed_list,
@@ -40,11 +42,13 @@ from zmqcarla.contract import (
 from zmqcarla.first_k import FirstK, Received
 from zmqcarla.infos import batch_infos, joined
 from zmqcarla.lease import Outcome, RowLease
+from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
 from zmqcarla.rows import Batch, Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.spaces import build
+from zmqcarla.snapshots import SnapshotCalls
 from zmqcarla.step_times import StepTimes
 
 DEFAULT_TIMEOUT_S: Final = 600.0
@@ -54,7 +58,7 @@ _ATTEMPTS: Final = 3
 StepResult = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
-class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class VectorEnv(SnapshotCalls):
     """N envs in the workers of a pool.
 
     Args:
@@ -92,7 +96,6 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._timeout_s = timeout_s
         self._state = AsyncState.DEFAULT
         self._pending: tuple[int, int, list[int]] = (0, 0, [])  # (seq, slot, rows) of the call that is under way
-        self._abandoned: tuple[AsyncState, int, int] | None = None  # (state, seq, slot) of a call that timed out
         self._resets_pending = False
         self._sent_at = 0.0
         self._times = StepTimes()
@@ -122,17 +125,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
         self._ring = SlotRing(slots)
         self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
-        self._first_k = FirstK(self._rows, self._ring, self.single_action_space, self._states)
+        self._ends = RowEnds(self._rows, self.autoreset_mode)
+        self._first_k = FirstK(self._rows, self._ring, self.single_action_space, self._states, self._ends)
+        self._abandoned = AbandonedCall(self._rows, self._states, self._ring)
 
     def _take_spaces(self, answers: list[dict[str, Any]]) -> None:
-        first, *others = answers
-        for row, other in enumerate(others, start=1):
-            for space in ("observation_space", "action_space"):
-                if pack(other[space]) != pack(first[space]):
-                    ours, theirs = build(first[space]), build(other[space])
-                    raise SpaceMismatchError(f"expected row {row} to have the {space} of row 0, {ours}, found {theirs}")
-        self.single_observation_space = build(first["observation_space"])
-        self.single_action_space = build(first["action_space"])
+        check_same_spaces(answers)
+        self.single_observation_space = build(answers[0]["observation_space"])
+        self.single_action_space = build(answers[0]["action_space"])
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -202,7 +202,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 for outcome in (outcome for outcome in outcomes if outcome.kind == "ok"):
                     self._living_rows().accept_reset(outcome, slot, seq)
                     infos[outcome.row] = outcome.payload["info"]
-                    self._states.note_reset(outcome.row)
+                    self._states.note_reset(outcome)
                 left = [outcome.row for outcome in self._settled(outcomes) if outcome.kind == "lost"]
                 if not left:
                     break
@@ -218,15 +218,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self._hand_out(slot), batch_infos(infos, self._add_info)
 
     def _send_resets(self, rows: list[int], slot: int, options: dict[str, Any] | None) -> int:
-        living = self._living_rows()
-        ops = ["rebuild" if self._states.rebuild[row] else "reset" for row in rows]
-        payloads = [
-            living.rebuild_payload(row, slot, self._seeds[row], options)
-            if op == "rebuild"
-            else self._lease.pack({"slot": slot, "seed": self._seeds[row], "options": options})
-            for row, op in zip(rows, ops, strict=True)
-        ]
-        return living.send(rows, ops, payloads)
+        return self._living_rows().send_resets(rows, self._states.rebuild, slot, self._seeds, options)
 
     # --- step ---
 
@@ -247,7 +239,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         checked = checked_actions(actions, self.single_action_space, self.action_space, self.num_envs)
         self._take_over()
         self._sent_at = time.perf_counter()
-        living, read_action = self._living_rows(), self._action_reader(checked)
+        living, read_action = self._living_rows(), action_reader(checked, self.action_space)
         self._resets_pending = not self._states.all_step
         unasked: list[int] = []
         slot = self._ring.take()
@@ -290,8 +282,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         except BaseException as error:
             self._give_up(AsyncState.WAITING_STEP, error)
             raise
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            self._add_final_observations(batch)
+        self._ends.add_final_observations(batch, range(self.num_envs))
         if not self._resets_pending:
             self._times.add(time.perf_counter() - self._sent_at, batch.slowest_s)
         infos = batch.columns
@@ -303,27 +294,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         batch, failed = self._living_rows().finish(seq, slot, timeout_s)
         self._states.note_step(batch, failed)  # also when another row fails: its next step is a reset all the same
         self._settled(failed)
-        self._add_losses(batch, slot, seq)
-        return batch
-
-    def _action_reader(self, actions: Any) -> Callable[[int], Any]:
-        if isinstance(actions, np.ndarray):
-            return lambda row: actions[row]
-        return lambda row: list(iterate(self.action_space, actions))[row]
-
-    def _add_losses(self, batch: Batch, slot: int, seq: int) -> None:
-        for row, news in batch.losses.items():
+        for row in batch.losses:
             self._living_rows().repeat(self._ring.newest, slot, row, seq)
-            batch.truncated[row] = True
-            batch.infos[row] = {"worker_lost": news}
-            if self.autoreset_mode is AutoresetMode.SAME_STEP:  # loops look for these wherever an episode ended
-                final_obs = self._living_rows().observation(slot, row)
-                batch.infos[row] |= {"final_obs": final_obs, "final_info": {"worker_lost": news}}
-
-    def _add_final_observations(self, batch: Batch) -> None:
-        for row, info in enumerate(batch.infos):
-            if "final_obs" in info and row not in batch.losses:
-                info["final_obs"] = self._living_rows().final_observation(row, info["final_obs"])
+            self._ends.add_loss(batch, row, slot)
+        return batch
 
     # --- some rows at a time ---
 
@@ -369,20 +343,36 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     # --- calls ---
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of every env, or read an attribute; one result a row."""
-        self.call_async(name, *args, **kwargs)
+    def call(self, name: str, *args: Any, rows: Sequence[int] | None = None, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of each env, or read an attribute.
+
+        Args:
+            name: of the method or attribute, looked for in the wrappers first.
+            args: for the method.
+            rows: whose envs; None for all. (An env's own keyword of this name can only be given by position.)
+            kwargs: for the method.
+
+        Returns:
+            One result for each of `rows`, in their order.
+
+        Raises:
+            WorkerLostError: one of these rows has no env; reset() brings it back.
+        """
+        self._send_call(name, args, kwargs, rows)
         return self.call_wait()
 
     def call_async(self, name: str, /, *args: Any, **kwargs: Any) -> None:
-        """Send a call; `call_wait` brings the results."""
+        """Send a call to every env; `call_wait` brings the results."""
+        self._send_call(name, args, kwargs, None)
+
+    def _send_call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], rows: Sequence[int] | None) -> None:
         self._assert_is_running()
         self._assert_idle("call_async")
         check_call_name(name)
+        asked = chosen_rows(rows, self.num_envs)
         self._finish_abandoned()
         payload = self._lease.pack({"name": name, "args": list(args), "kwargs": kwargs})
-        self._pending = (self._send_all("call", [payload] * self.num_envs), -1, [])
-        self._state = AsyncState.WAITING_CALL
+        self._send_op("call", asked, [payload] * len(asked))
 
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """The results of `call_async`, one a row."""
@@ -394,32 +384,20 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             raise
         return tuple(self._answers(outcomes))
 
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Read an attribute of every env."""
-        return self.call(name)
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every env: one value for all, or a list or tuple with one a row."""
+    def set_attr(self, name: str, values: Any, rows: Sequence[int] | None = None) -> None:
+        """Set an attribute of each env, or of those of `rows`: one value for all, or a list or tuple with one a row."""
         self._assert_is_running()
-        each = value_a_row(values, self.num_envs)
+        asked = chosen_rows(rows, self.num_envs)
+        each = value_a_row(values, len(asked))
         self._assert_idle("set_attr")
         self._finish_abandoned()
-        seq = self._send_all("set_attr", [self._lease.pack({"name": name, "value": value}) for value in each])
-        self._answers(self._living_rows().collect(seq, self._timeout_s))
-
-    def render(self) -> tuple[Any, ...] | None:
-        """Ask each env for a frame; one a row."""
-        return self.call("render")
+        self._send_op("set_attr", asked, [self._lease.pack({"name": name, "value": value}) for value in each])
+        self.call_wait()
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The seed of each env's random generator."""
-        return self.get_attr("np_random_seed")
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """A copy of each env's random generator."""
-        return tuple(generator(state) for state in self.get_attr("np_random.bit_generator.state"))
+    def lost_rows(self) -> list[int]:
+        """Rows whose worker died and that have no env until a reset or restore names them."""
+        return [int(row) for row in np.flatnonzero(self._states.rebuild)]
 
     def statistics(self) -> dict[str, Any]:
         """Rows, slots, copies because all slots were held, and where the time of the latest steps went.
@@ -470,7 +448,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """End a wait that failed; when rows are still busy, their slot must not be used before they are done."""
         seq, slot, _ = self._pending
         if isinstance(error, (multiprocessing.TimeoutError, CommandTimeoutError, KeyboardInterrupt)):
-            self._abandoned = (state, seq, slot)
+            self._abandoned.note(state, seq, slot)
         elif slot >= 0:
             self._ring.give_back(slot)
 
@@ -481,32 +459,13 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _finish_abandoned(self) -> None:
         """Wait for the end of a call that timed out, so that no row does two things; its results are dropped."""
-        if self._abandoned is None:
-            return
-        state, seq, slot = self._abandoned
-        living = self._living_rows()
-        if state is AsyncState.WAITING_STEP:
-            batch, failed = living.finish(seq, slot, self._timeout_s)
-            self._states.note_step(batch, failed)
-        else:
-            failed = living.collect(seq, self._timeout_s)
-            self._states.note_loss(outcome.row for outcome in failed if outcome.kind == "lost")
-        if state is AsyncState.WAITING_RESET:
-            for outcome in failed:
-                if outcome.kind == "ok":
-                    living.accept_reset(outcome, slot, seq)
-                    self._states.note_reset(outcome.row)
-        self._abandoned = None
-        if slot >= 0:
-            self._ring.give_back(slot)
-        self._settled([outcome for outcome in failed if outcome.kind == "gone"])
+        self._settled(self._abandoned.finish(self._timeout_s))
 
-    def _send_all(self, op: str, payloads: list[bytes]) -> int:
-        if self._states.rebuild.any():
-            raise WorkerLostError(
-                f"rows {np.flatnonzero(self._states.rebuild).tolist()} have no env: reset() brings them back"
-            )
-        return self._living_rows().send(range(self.num_envs), [op] * self.num_envs, payloads)
+    def _send_op(self, op: str, rows: list[int], payloads: list[bytes]) -> None:
+        if lost := [row for row in rows if self._states.rebuild[row]]:
+            raise WorkerLostError(f"rows {lost} have no env, for their worker died: reset() brings them back")
+        self._pending = (self._living_rows().send(rows, [op] * len(rows), payloads), -1, [])
+        self._state = AsyncState.WAITING_CALL
 
     def _answers(self, outcomes: list[Outcome]) -> list[Any]:
         lost = [outcome for outcome in self._settled(outcomes) if outcome.kind == "lost"]
@@ -524,11 +483,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for outcome in outcomes:
             if outcome.kind == "gone":
                 self.close(terminate=True)
-                news = outcome.payload
-                raise WorkerLostError(
-                    f"row {outcome.row} (worker {news['worker_id']}) will not come back: {news['reason']}; exit code "
-                    f"{news['exit_code']}, {news['restarts']} restarts before"
-                )
+                raise gone_error(outcome)
         for outcome in outcomes:
             if outcome.kind == "error":
                 raise remote_error(outcome)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Vector = tuple[float, float, float]
 
@@ -39,6 +40,26 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """What the scenarios of a route mean for the judgement of a tick.
+
+    Attributes:
+        oncoming_allowed: whether the ego may drive on the oncoming lane.
+        may_stand: whether something is in its way, so that standing is no blockage.
+        emergency: place and heading (deg) of an emergency vehicle that wants to pass.
+        overdue: names of the scenarios that ended with this tick because their time was up.
+    """
+
+    oncoming_allowed: bool = False
+    may_stand: bool = False
+    emergency: tuple[Vector, float] | None = None
+    overdue: tuple[str, ...] = ()
+
+
+NOTHING_STAGED: Final = Staged()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The ego and what concerns it after one tick of the simulator.
 
@@ -55,6 +76,7 @@ class Tick:
         red_lights: ids of the lights near the ego that are red.
         traffic_mps: mean speed of the other traffic, None without any.
         hits: what the ego struck in this tick.
+        staged: what the scenarios say.
     """
 
     frame: int
@@ -69,6 +91,7 @@ class Tick:
     red_lights: frozenset[int] = frozenset()
     traffic_mps: float | None = None
     hits: tuple[Hit, ...] = ()
+    staged: Staged = NOTHING_STAGED
 
     @property
     def forward(self) -> tuple[float, float]:
@@ -116,6 +139,15 @@ class Criterion(ABC):
     """
 
     infractions: list[Infraction] = field(default_factory=list, init=False)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what it has noted so far, by the names of its fields, for `set_state` of one made alike."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.init}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another one has noted."""
+        for name, value in state.items():
+            setattr(self, name, list(value) if isinstance(value, list) else value)
 
     @abstractmethod
     def update(self, tick: Tick) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import carla
 
@@ -13,6 +13,26 @@ from zmqcarla.workers.criteria.base import Criterion, Infraction, Kind, Tick
 _ALLOWED_OUT_M: Final = 0.5
 _WRONG_WAY_DEG: Final = 120.0
 _REVERSED_DEG: Final = 150.0
+
+
+class LaneSeen(NamedTuple):
+    """The lane under the vehicle at one tick."""
+
+    road_id: int
+    lane_id: int
+    is_junction: bool
+    yaw_deg: float
+    """Heading of the lane."""
+
+    @classmethod
+    def of(cls, waypoint: Any) -> LaneSeen:
+        """Return what counts of a waypoint."""
+        return cls(
+            int(waypoint.road_id),
+            int(waypoint.lane_id),
+            bool(waypoint.is_junction),
+            float(waypoint.transform.rotation.yaw),
+        )
 
 
 @dataclass(slots=True)
@@ -29,7 +49,7 @@ class OutsideLanes(Criterion):
     _furthest_s_m: float = field(init=False)
     _outside_m: float = field(default=0.0, init=False)
     _wrong_way: bool = field(default=False, init=False)
-    _last: Any = field(default=None, init=False)
+    _last: LaneSeen | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._furthest_s_m = self.start_s_m
@@ -40,12 +60,13 @@ class OutsideLanes(Criterion):
         lane = self.carla_map.get_waypoint(location)
         if lane is None:
             return
-        self._follow_direction(lane, tick.yaw_deg)
+        self._follow_direction(LaneSeen.of(lane), tick.yaw_deg)
         progress_m = tick.s_m - self._furthest_s_m
         if progress_m <= 0.0:
             return
         self._furthest_s_m = tick.s_m
-        if self._wrong_way or self._beside(location, lane):
+        wrong_way = self._wrong_way and not tick.staged.oncoming_allowed
+        if wrong_way or self._beside(location, lane):
             self._outside_m += progress_m
         if self._outside_m > 0.0:
             percent = 100.0 * self._outside_m / (self._furthest_s_m - self.start_s_m)
@@ -65,7 +86,7 @@ class OutsideLanes(Criterion):
             return bool(location.distance(parking.transform.location) > parking.lane_width / 2.0 + _ALLOWED_OUT_M)
         return True
 
-    def _follow_direction(self, lane: Any, yaw_deg: float) -> None:
+    def _follow_direction(self, lane: LaneSeen, yaw_deg: float) -> None:
         """Notice when the lane under the vehicle turns into one of the other direction, and back."""
         last, self._last = self._last, lane
         if lane.is_junction:
@@ -73,8 +94,8 @@ class OutsideLanes(Criterion):
         elif last is None or (last.road_id, last.lane_id) == (lane.road_id, lane.lane_id):
             return
         elif last.is_junction:
-            self._wrong_way = _between_deg(lane.transform.rotation.yaw, yaw_deg) >= _WRONG_WAY_DEG
-        elif _between_deg(lane.transform.rotation.yaw, last.transform.rotation.yaw) > _REVERSED_DEG:
+            self._wrong_way = _between_deg(lane.yaw_deg, yaw_deg) >= _WRONG_WAY_DEG
+        elif _between_deg(lane.yaw_deg, last.yaw_deg) > _REVERSED_DEG:
             self._wrong_way = not self._wrong_way
 
 

@@ -48,14 +48,14 @@ class RouteDeviation(Criterion):
 
 @dataclass(slots=True)
 class VehicleBlocked(Criterion):
-    """Stands, in one piece, for `limit_s`."""
+    """Stands, in one piece, for `limit_s`; a scenario that is in the way has a timeout of its own."""
 
     limit_s: float
     _moved_s: float = field(default=0.0, init=False)
 
     def update(self, tick: Tick) -> None:
         """Say once that the vehicle is blocked."""
-        if tick.speed_mps >= _STANDING_MPS:
+        if tick.speed_mps >= _STANDING_MPS or tick.staged.may_stand:
             self._moved_s = tick.time_s
         elif not self.infractions and tick.time_s - self._moved_s >= self.limit_s - 1e-6:
             text = f"Agent got blocked at {place_text(tick.position_m)}"

@@ -104,6 +104,7 @@ class Vehicle(Actor):
         ackermann: target of the Ackermann controller, None while pedals are used.
         wheel_deg: steering angles of wheels that a script turned by hand, by wheel; `wheel_pitch_deg` likewise.
         sticky: whether a control stays until the next one.
+        doors: those that are open, by carla.VehicleDoor's numbers.
     """
 
     control: list[Any] = field(default_factory=list[Any])
@@ -122,6 +123,7 @@ class Vehicle(Actor):
     wheel_deg: dict[int, float] = field(default_factory=dict[int, float])
     wheel_pitch_deg: dict[int, float] = field(default_factory=dict[int, float])
     sticky: bool = True
+    doors: frozenset[int] = frozenset()
     light: "TrafficLight | None" = None
 
     def __post_init__(self) -> None:

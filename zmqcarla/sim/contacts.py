@@ -60,11 +60,13 @@ class Contacts:
     Args:
         table: whose records are read and written.
         obstacles: what of the map can be hit.
+        hidden: numbers of those that are not there for now.
     """
 
-    def __init__(self, table: ActorTable, obstacles: Obstacles) -> None:
+    def __init__(self, table: ActorTable, obstacles: Obstacles, hidden: set[int]) -> None:
         self._table = table
         self._obstacles = obstacles
+        self._hidden = hidden
         self._solids: list[Actor] = []
         self._shapes: Floats = np.empty((5, 0))
         self._pairs: Pairs = np.empty((0, 2), np.int64)
@@ -108,8 +110,12 @@ class Contacts:
             return True
         return all(
             low > o.high_m or high < o.low_m or overlap(mine, o.rectangle) is None
-            for o in self._obstacles.near(pose[0], pose[1], reach)
+            for o in self._standing(pose[0], pose[1], reach)
         )
+
+    def _standing(self, x_m: float, y_m: float, reach_m: float) -> list[Obstacle]:
+        near = self._obstacles.near(x_m, y_m, reach_m)
+        return [o for o in near if o.number not in self._hidden] if self._hidden else near
 
     def _meetings(
         self, solids: Sequence[Actor], delta_s: float
@@ -160,7 +166,7 @@ class Contacts:
         reach = half_length_m(actor) + (abs(vx) + abs(vy)) * delta_s
         if self._obstacles.clear_m(x, y) > reach:
             return []
-        return [(index, obstacle) for obstacle in self._obstacles.near(x, y, reach)]
+        return [(index, obstacle) for obstacle in self._standing(x, y, reach)]
 
     def _body(self, actor: Actor, delta_s: float) -> Body:
         x, y, z, _, yaw, _ = self._table.pose(actor.row)

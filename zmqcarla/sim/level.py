@@ -48,6 +48,11 @@ class LevelObject:
     rotation_deg: Vector
     signal: int = -1
 
+    @property
+    def number(self) -> int:
+        """Its place among the map's things: houses, then poles, lights and signs, then trees."""
+        return self.id - _FIRST_ID
+
 
 def _triple(numbers: NDArray[np.float64]) -> Vector:
     x, y, z = numbers.tolist()

@@ -100,6 +100,19 @@ class TrafficLights:
             self.reset(group)
         self._table.records["elapsed_s"][self._rows] = 0.0
 
+    def cycles(self) -> list[tuple[int, int, float]]:
+        """Where each group is: number of its phase, of the phase's stage, and time (s) since the stage began."""
+        return list(zip(self._phase, self._stage, self._elapsed_s.tolist(), strict=True))
+
+    def set_cycles(self, cycles: Iterable[tuple[int, int, float]]) -> None:
+        """Put each group where it is to be; see `cycles`."""
+        for group, (phase, stage, elapsed_s) in enumerate(cycles):
+            self._phase[group], self._stage[group] = phase, stage
+            self._show(group)
+            self._elapsed_s[group] = elapsed_s
+        if self._lights:
+            self._table.records["elapsed_s"][self._rows] = self._elapsed_s[self._group_of]
+
     def set_time(self, light: TrafficLight, colour: LightColour, seconds: float) -> None:
         """Set how long a colour lasts, for all lights of this light's phase."""
         records = self._table.records
@@ -135,7 +148,7 @@ class TrafficLights:
         return self._before.occupied(xy_m)
 
     def before(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
-        """The light whose trigger box a vehicle touches."""
+        """The light whose trigger box a vehicle touches that does not come towards it."""
         return self._before.touched(rectangle, z_m)
 
 
@@ -166,7 +179,9 @@ class _Boxes:
 
     def touched(self, rectangle: Rectangle, z_m: float) -> TrafficLight | None:
         for box, z, light in self.cell(rectangle.x, rectangle.y) or ():
-            if abs(z - z_m) < 4.0 and overlap(rectangle, box) is not None:
+            # a long vehicle that leaves the junction sweeps over the box of those who come the other way
+            along = box.cos * rectangle.cos + box.sin * rectangle.sin > 0.0
+            if along and abs(z - z_m) < 4.0 and overlap(rectangle, box) is not None:
                 return light
         return None
 

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     YIELD_SIGN = 10
     DECK = 11
     DECK_LINE = 12
+    DOOR = 13
 
 
 class Role(IntEnum):
@@ -285,6 +286,7 @@ MESHES: dict[Kind, Mesh] = {
     Kind.YIELD_SIGN: _sign(3, -math.pi / 2, Role.SIGN_WHITE, Role.SIGN_RED),
     Kind.DECK: _closed_box(Role.BODY),
     Kind.DECK_LINE: _lid(Role.BODY),
+    Kind.DOOR: _closed_box(Role.BODY),
 }
 
 

@@ -49,12 +49,13 @@ _SOLID_KINDS = {int(Kind.HOUSE): _HOUSE, int(Kind.POLE): _POLE}
 
 
 class Obstacle(NamedTuple):
-    """One upright box of the map, its underside and top, and what it is called."""
+    """One upright box of the map, its underside and top, what it is called, and its `level.LevelObject.number`."""
 
     rectangle: Rectangle
     low_m: float
     high_m: float
     actor: Actor
+    number: int
 
 
 class Obstacles:
@@ -66,7 +67,8 @@ class Obstacles:
 
     def __init__(self, road_map: RoadMap) -> None:
         houses, trees = grow(road_map)
-        self.items = [*_boxes(houses), *_boxes(furniture(road_map)), *_trunks(trees)]
+        boxes = np.concatenate([houses, furniture(road_map)])
+        self.items = [*_boxes(boxes), *_trunks(trees, len(boxes))]
         self._xy: Floats = np.array([item.rectangle[:2] for item in self.items]).reshape(-1, 2)
         self._radius: Floats = np.array([math.hypot(*item.rectangle[4:6]) for item in self.items])
         min_x, min_y, max_x, max_y = road_map.bounds_m
@@ -108,23 +110,23 @@ class Obstacles:
 
 def _boxes(boxes: NDArray[np.void]) -> list[Obstacle]:
     found: list[Obstacle] = []
-    for box in boxes:
+    for number, box in enumerate(boxes):
         actor = _SOLID_KINDS.get(int(box["kind"]))
         long, wide, high = box["half"].tolist()
         if actor is not None and high > _FLAT_M:
             x, y, z = box["centre"].tolist()
             yaw = math.radians(float(box["rotation"][1]))
             rectangle = Rectangle(x, y, math.cos(yaw), math.sin(yaw), long, wide)
-            found.append(Obstacle(rectangle, z - high, z + high, actor))
+            found.append(Obstacle(rectangle, z - high, z + high, actor, number))
     return found
 
 
-def _trunks(trees: NDArray[np.void]) -> list[Obstacle]:
+def _trunks(trees: NDArray[np.void], first: int) -> list[Obstacle]:
     found: list[Obstacle] = []
-    for tree in trees:
+    for number, tree in enumerate(trees, first):
         x, y, z = tree["foot"].tolist()
         rectangle = Rectangle(x, y, 1.0, 0.0, _TRUNK_HALF_M, _TRUNK_HALF_M)
-        found.append(Obstacle(rectangle, z - 1.0, z + float(tree["height"]) * _TRUNK_SHARE, _TREE))
+        found.append(Obstacle(rectangle, z - 1.0, z + float(tree["height"]) * _TRUNK_SHARE, _TREE, number))
     return found
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from zmqcarla.sim.camera import Camera, Plane
+from zmqcarla.sim.drawings import stroke_faces
 from zmqcarla.sim.faces import Faces
 from zmqcarla.sim.hills import Hills
 from zmqcarla.sim.meshes import Kind
@@ -65,7 +66,11 @@ class Renderer:
         near = self.standing.around(float(camera.position[0]), float(camera.position[1]))
         ground = self.ground(camera)
         standing, panes = standing_faces(near, camera, light, scene.light_states, ground)
-        others = (moving_faces(scene.boxes, camera, light, ground), tree_faces(near, camera, light, ground))
+        others = (
+            moving_faces(scene.boxes, camera, light, ground),
+            tree_faces(near, camera, light, ground),
+            stroke_faces(scene.strokes, camera) if len(scene.strokes) else None,
+        )
         faces = Faces.joined([standing, *(part for part in others if part is not None)])
         return View(camera, light, scene, ground, faces, panes)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zmqcarla.sim.drawings import STROKE_DTYPE
 from zmqcarla.sim.sky import Weather
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ class Scene:
             ignored.
         weather: The weather.
         moment: Time of the episode, ms; rain falls elsewhere at each.
+        strokes: STROKE_DTYPE (n,), what scripts have drawn into the world.
     """
 
     boxes: NDArray[np.void]
     light_states: NDArray[np.uint8]
     weather: Weather = field(default_factory=Weather)
     moment: int = 0
+    strokes: NDArray[np.void] = field(default_factory=lambda: np.empty(0, STROKE_DTYPE))

@@ -77,6 +77,12 @@ class Simulation:
         self._fresh = False
         return world.frame
 
+    def show(self, elapsed_s: float) -> int:
+        """Publish what calls have made of the world since the last tick. Returns the frame; no sensor measures it."""
+        self.world.settle(elapsed_s)
+        self._publish_state()
+        return self.world.frame
+
     def _publish_state(self) -> None:
         message = self._observer_message(SimulationState.NONE)
         self.streams.publish(wire.OBSERVER_STREAM_ID, message, lossless=True)

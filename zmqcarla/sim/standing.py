@@ -110,18 +110,34 @@ class Standing:
 
     def __init__(self, road_map: RoadMap) -> None:
         houses, self._trees = grow(road_map)
-        rows = np.concatenate([houses, furniture(road_map), decks(road_map)])
+        furnished = furniture(road_map)
+        rows = np.concatenate([houses, furnished, decks(road_map)])
         self._rows = rows
         self._kind = rows["kind"].astype(np.intp)
         self._axes = rotations(rows["rotation"])
         self._radius = rows["radius"]
         self._owner, self._form = np.nonzero(TABLE.counts[self._kind] > 0)
         self._cells: OrderedDict[tuple[int, int], Nearby] = OrderedDict()
+        self._hidden: set[int] = set()
+        self._shown = np.ones(len(rows) + len(self._trees), np.bool_)
+        self._level_rows = len(houses) + len(furnished)
 
     @property
     def boxes(self) -> NDArray[np.void]:
-        """The solid things (BOX_DTYPE)."""
-        return self._rows
+        """The solid things that are not hidden (BOX_DTYPE)."""
+        return self._rows[self._shown[: len(self._rows)]] if self._hidden else self._rows
+
+    def hide(self, numbers: set[int]) -> None:
+        """Hide these and show all others, by their place among a map's level objects (see level.py)."""
+        if numbers == self._hidden:
+            return
+        self._hidden = set(numbers)
+        self._shown[:] = True
+        for number in numbers:
+            # bridges stand between the level's boxes and its trees; they are the road's
+            tree = number - self._level_rows
+            self._shown[number if tree < 0 else len(self._rows) + tree] = False
+        self._cells.clear()
 
     def around(self, x_m: float, y_m: float) -> Nearby:
         """What can be seen from a place on the map."""
@@ -137,6 +153,7 @@ class Standing:
         rows, half_cell = self._rows, _CELL_M * 0.71
         far = _FAR_M[self._kind]
         kept = np.linalg.norm(rows["centre"][:, :2] - middle, axis=1) < far + self._radius + half_cell
+        kept &= self._shown[: len(rows)]
         number = np.cumsum(kept) - 1
         faces = np.flatnonzero(kept[self._owner])
         owner, form = self._owner[faces], self._form[faces]
@@ -152,6 +169,7 @@ class Standing:
         lamps = np.flatnonzero((role >= Role.RED_LAMP) & (role <= Role.GREEN_LAMP))
         panes, walls, single = self._panes(owner, form, middle)
         trees = np.linalg.norm(self._trees["foot"][:, :2] - middle, axis=1) < _TREES_FAR_M + half_cell
+        trees &= self._shown[len(rows) :]
         return Nearby(
             centre=rows["centre"][kept],
             radius=self._radius[kept],

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from zmqcarla.sim import weather as sky
 from zmqcarla.sim.actors import Actor
+from zmqcarla.sim.doors import door_boxes
 from zmqcarla.sim.geometry import Pose
 from zmqcarla.sim.moving import Lamp
 from zmqcarla.sim.render import BOX_DTYPE, Kind, Renderer, Scene, Weather
@@ -87,6 +88,7 @@ class Studio:
         if self._renderer is None or self._map is not world.road_map:
             self._map, self._renderer = world.road_map, Renderer(world.road_map)
             self._scene = None
+        self._renderer.standing.hide(world.hidden)
         return self._renderer
 
     def _scene_now(self, world: World) -> Scene:
@@ -116,11 +118,16 @@ class Studio:
         braking = records["brake"][rows[: cast.vehicles]] > _BRAKE_LIGHT
         lights = [actor.lights & 0xFF for actor in world.roster.vehicles]
         cast.boxes["lamps"][: cast.vehicles] = _LAMPS[lights] | braking
+        boxes = cast.boxes
+        if any(vehicle.doors for vehicle in world.roster.vehicles):
+            doors = door_boxes(world.roster.vehicles, boxes, world.table)
+            boxes = np.concatenate([boxes, doors])
         return Scene(
-            cast.boxes,
+            boxes,
             world.table.records["colour"][cast.signs],
             _weather_of(world.weather),
             round(world.elapsed_s * 1e3),
+            world.drawings.strokes(world.frame, world.elapsed_s),
         )
 
 

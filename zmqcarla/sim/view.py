@@ -105,7 +105,7 @@ class View:
         return colours
 
     @cached_property
-    def _numbers(self) -> NDArray[np.int32]:
+    def numbers(self) -> NDArray[np.int32]:
         """What is seen at each pixel: 0 sky, then the parts of the ground, then the faces; int32 (height, width)."""
         numbers = np.zeros((self.camera.height, self.camera.width), np.int32)
         self._ground.number(numbers)
@@ -129,6 +129,31 @@ class View:
         bounds[first:, 0], bounds[first:, 1] = 1.0 / depth.max(axis=0), 1.0 / depth.min(axis=0)
         return np.concatenate([planes, bounds], axis=1)
 
+    @property
+    def planes(self) -> Floats:
+        """By number: (a, b, c) of its plane, see `Faces.planes`: float64 (n, 3)."""
+        return self._planes[:, :3]
+
+    @property
+    def owners(self) -> NDArray[np.uint32]:
+        """By number: the actor that it belongs to; 0 for ground and sky, FIRST_INSTANCE and up for the map's things."""
+        return self._by_number(self._faces.instance)
+
+    @property
+    def boxes(self) -> NDArray[np.void]:
+        """The actors of the scene (BOX_DTYPE)."""
+        return self._scene.boxes
+
+    @property
+    def normal_colours(self) -> Image:
+        """By number: the normal that looks at the camera, world frame, -1..1 as 0..255, BGRA: uint8 (n, 4)."""
+        away = self.planes @ self.camera.axes
+        away /= np.linalg.norm(away, axis=1, keepdims=True)
+        colours = np.full((len(away), 4), 255, np.uint8)
+        colours[:, 2::-1] = np.round((1.0 - away) * 127.5)
+        colours[0, :3] = 0
+        return colours
+
     @cached_property
     def _ground_parts(self) -> int:
         return len(self._ground.planes())
@@ -136,7 +161,7 @@ class View:
     @cached_property
     def depths_m(self) -> NDArray[np.float32]:
         """Forward distance at each pixel, at most FARTHEST_M: float32 (height, width)."""
-        camera, numbers = self.camera, self._numbers
+        camera, numbers = self.camera, self.numbers
         planes = self._planes_by_part
         across = ((np.arange(camera.width) - camera.width / 2.0 + 0.5) / camera.focal).astype(np.float32)
         upward = ((camera.height / 2.0 - 0.5 - np.arange(camera.height)) / camera.focal).astype(np.float32)
@@ -163,7 +188,7 @@ class View:
         row = (np.float32(camera.height / 2.0) - upward * focal).astype(np.int32)
         row *= camera.width
         row += column
-        number = self._numbers.ravel().take(row, mode="clip")
+        number = self.numbers.ravel().take(row, mode="clip")
         inverse = planes[1].take(number)
         inverse *= across
         inverse += planes[2].take(number) * upward
@@ -204,8 +229,8 @@ class View:
         parts = self._ground_parts
         by_number = self._by_number(self._faces.label)
         by_number[0] = Label.SKY
-        labels = np.take(by_number, self._numbers)
-        np.copyto(labels, self._ground.labels(), where=(self._numbers > 0) & (self._numbers <= parts))
+        labels = np.take(by_number, self.numbers)
+        np.copyto(labels, self._ground.labels(), where=(self.numbers > 0) & (self.numbers <= parts))
         return labels
 
     @cached_property
@@ -214,4 +239,4 @@ class View:
 
         FIRST_INSTANCE and up for what stands for good, 0 for ground and sky.
         """
-        return np.take(self._by_number(self._faces.instance), self._numbers)
+        return np.take(self._by_number(self._faces.instance), self.numbers)

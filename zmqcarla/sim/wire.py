@@ -34,9 +34,12 @@ class StreamType(IntEnum):
 
     COLLISION = 0
     DEPTH = 1
+    NORMALS = 2
+    DVS = 3
     GNSS = 4
     IMU = 5
     OBSTACLE = 7
+    OPTICAL_FLOW = 8
     RADAR = 9
     SEMANTIC_LIDAR = 10
     LIDAR = 11
@@ -298,3 +301,5 @@ def lidar_head(angle_rad: float, counts: Sequence[int]) -> bytes:
 
 
 SEMANTIC_POINT = np.dtype([("place", "<f4", 3), ("cosine", "<f4"), ("actor", "<u4"), ("label", "<u4")])
+DVS_EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("time_ns", "<i8"), ("brighter", "?")])
+"""What an event camera sends after the prefix of an image, once for each change of a pixel (13 bytes)."""

@@ -16,6 +16,7 @@ from zmqcarla.sim.actors import Actor, ActorTable, Prop, Sensor, Sign, TrafficLi
 from zmqcarla.sim.blueprints import LIBRARY, Blueprint, Shape
 from zmqcarla.sim.collisions import overlap
 from zmqcarla.sim.contacts import Contacts, Impact, half_length_m, rectangle_of
+from zmqcarla.sim.drawings import Drawings
 from zmqcarla.sim.geometry import Pose, compose, wrap_deg
 from zmqcarla.sim.lamps import StreetLamps
 from zmqcarla.sim.lights import TrafficLights
@@ -83,6 +84,8 @@ class World:
         impacts: collisions of the last tick.
         imu_gravity_mps2: gravity that accelerometers feel.
         lamps: the street lamps.
+        drawings: what scripts draw for cameras to see.
+        hidden: level objects that scripts have switched off, see `level.LevelObject.number`.
         population: counts births and deaths, for whoever keeps something by actor.
         signs: lights and signs, in the order of the map's signals.
     """
@@ -112,7 +115,9 @@ class World:
         self.population = 0
         self.signs: list[Sign] = []
         self.motion = Motion(self.table, self.road_map.ground)
-        self.contacts = Contacts(self.table, obstacles_of(self.road_map))
+        self.drawings = Drawings()
+        self.hidden: set[int] = set()
+        self.contacts = Contacts(self.table, obstacles_of(self.road_map), self.hidden)
         start = self.road_map.spawn_points[0].tolist()
         self.spectator = self._add(
             Actor(self._new_id(), LIBRARY["spectator"], [], Shape(), self.frame),
@@ -347,6 +352,18 @@ class World:
         self.impacts = self.contacts.collide([a for a in roster.solids if a.collides], delta_s)
         self.place_attached(roster.attached)
         self._tell_traffic([v for v in roster.vehicles if not v.asleep or v.light is not None])
+
+    def settle(self, elapsed_s: float) -> None:
+        """Begin a new frame in which no time passes, at ``elapsed_s`` of the episode.
+
+        What hangs on others goes where they are, and vehicles are told of limit and light where they stand.
+        """
+        self.frame += 1
+        self.delta_s = 0.0
+        self.elapsed_s = elapsed_s
+        self.impacts = []
+        self.place_attached(self.roster.attached)
+        self._tell_traffic(self.roster.vehicles)
 
     def place_attached(self, attached: Iterable[Actor]) -> None:
         """Move attached actors along with their parents; they move as their parents do."""

@@ -70,6 +70,7 @@ def _add_workers(add: Callable[[str, str, str, _Samples], None], workers: list[M
         ("restarts", "worker_restarts_total", "counter", "Restarts since its supervisor started."),
         ("env_rss_bytes", "worker_env_rss_bytes", "gauge", "Resident memory of the env process."),
         ("server_rss_bytes", "worker_server_rss_bytes", "gauge", "Resident memory of the CARLA server."),
+        ("server_vram_bytes", "worker_server_vram_bytes", "gauge", "GPU memory of the CARLA server; 0 for unknown."),
         ("growth_bytes_per_h", "worker_growth_bytes_per_hour", "gauge", "Growth of both; 0 while nothing can be said."),
         ("seen_s", "worker_seen_seconds", "gauge", "Seconds since its supervisor's last heartbeat."),
     ):

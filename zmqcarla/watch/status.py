@@ -76,6 +76,7 @@ def _columns(rates: Mapping[str, float] | None, *, wide: bool) -> list[_Column]:
         ("RSS MiB", True, "always", lambda worker: _mib(worker["env_rss_bytes"], worker["server_rss_bytes"])),
         ("MiB/h", True, "wide", _growth),
         ("of the server", True, "wide", lambda worker: _mib(worker["server_rss_bytes"])),
+        ("VRAM", True, "wide", lambda worker: _mib(worker["server_vram_bytes"])),
         ("steps", True, "wide", lambda worker: _or_dash(worker["steps"])),
         ("simulator", False, "wide", lambda worker: worker["simulator"]),
         ("host", False, "wide", lambda worker: worker["host"]),

@@ -1,4 +1,4 @@
-"""The calls of CARLA's client, by method name; one file a group. Each translates, none decides."""
+"""The calls of CARLA's client, and two of our own, by method name; one file a group. Each translates, none decides."""
 
 from zmqcarla.sim.calls.actors import ACTOR_CALLS
 from zmqcarla.sim.calls.commands import COMMAND_CALLS
@@ -7,6 +7,7 @@ from zmqcarla.sim.calls.lights import LIGHT_CALLS
 from zmqcarla.sim.calls.navigation import NAVIGATION_CALLS
 from zmqcarla.sim.calls.parts import PART_CALLS
 from zmqcarla.sim.calls.recorder import RECORDER_CALLS
+from zmqcarla.sim.calls.snapshots import SNAPSHOT_CALLS
 from zmqcarla.sim.calls.surroundings import SURROUNDINGS_CALLS
 from zmqcarla.sim.calls.traffic_manager import TRAFFIC_MANAGER_CALLS
 from zmqcarla.sim.calls.unsupported import UNSUPPORTED_CALLS
@@ -29,6 +30,7 @@ METHODS: dict[str, Method] = {
     **SURROUNDINGS_CALLS,
     **WEATHER_CALLS,
     **TRAFFIC_MANAGER_CALLS,
+    **SNAPSHOT_CALLS,
 }
 
 __all__ = ["METHODS"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.blueprints import LIBRARY
+from zmqcarla.sim.calls.surroundings import unload_layers
 from zmqcarla.sim.geometry import pose_to_wire
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.rpc import Method, Reply, Session, value, void
@@ -75,12 +76,13 @@ def tick(session: Session) -> int:
     return simulation.world.frame + 1
 
 
-def load_episode(session: Session, name: str, reset_settings: bool, _layers: int) -> None:
-    """Start a new episode."""
+def load_episode(session: Session, name: str, reset_settings: bool, layers: int) -> None:
+    """Start a new episode, without what belongs to missing map layers."""
     try:
         session.simulation.load(name, reset_settings)
     except MapError as error:
         raise SimError(str(error)) from error
+    unload_layers(session, ~layers)
 
 
 def upload_map(session: Session, opendrive: str, _parameters: list[Any]) -> None:
@@ -133,8 +135,6 @@ EPISODE_CALLS = {
     "set_episode_settings": value(set_settings),
     "tick_cue": Method(tick, Reply.VALUE, lambda _arguments: True),
     "load_new_episode": void(load_episode),
-    "load_map_layer": void(ignore),
-    "unload_map_layer": void(ignore),
     "copy_opendrive_to_file": void(upload_map),
     "get_map_info": value(map_info),
     "get_map_data": value(map_document),

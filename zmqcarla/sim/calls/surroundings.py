@@ -1,17 +1,19 @@
 """Calls about what is neither actor nor road: level objects, textures, debug drawing, ray casts."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zmqcarla.sim.actors import Sign
 from zmqcarla.sim.calls.actors import finite
 from zmqcarla.sim.geometry import Vector, pose_to_wire
-from zmqcarla.sim.level import box_hit, box_of, ground_hit, ground_label
+from zmqcarla.sim.level import BUILDINGS, VEGETATION, LevelObject, box_hit, box_of, ground_hit, ground_label
 from zmqcarla.sim.rpc import Session, value, void
 from zmqcarla.sim.world import SimError
 
 _ANY = 255
+_LAYER_LABELS = {0x1: BUILDINGS, 0x4: VEGETATION}
+"""carla.MapLayer Buildings and Foliage; the other layers are empty."""
 
 
 def environment_objects(session: Session, label: int) -> list[Any]:
@@ -56,6 +58,55 @@ def light_boxes(session: Session, actor_id: int) -> list[Any]:
     ]
 
 
+def enable_objects(session: Session, ids: list[int], enabled: bool) -> None:
+    """Let level objects vanish for cameras, rays and bumpers, or bring them back; unknown ids are passed over."""
+    world = session.simulation.world
+    wanted = set(ids)
+    _show(
+        session, (thing for thing in session.simulation.level.of(world.road_map).objects if thing.id in wanted), enabled
+    )
+
+
+def _show(session: Session, things: Iterable[LevelObject], shown: bool) -> None:
+    hidden, numbers = session.simulation.world.hidden, {thing.number for thing in things}
+    # in place: contacts look into the same set
+    if shown:
+        hidden -= numbers
+    else:
+        hidden |= numbers
+
+
+def _show_layers(session: Session, layers: int, shown: bool) -> None:
+    """Show or hide what belongs to map layers: houses, and trees."""
+    labels = {label for layer, label in _LAYER_LABELS.items() if layers & layer}
+    if not labels:
+        return  # the level need not be made for that
+    objects = session.simulation.level.of(session.simulation.world.road_map).objects
+    _show(session, (thing for thing in objects if thing.label in labels), shown)
+
+
+def load_layers(session: Session, layers: int) -> None:
+    """Bring what belongs to map layers back."""
+    _show_layers(session, layers, shown=True)
+
+
+def unload_layers(session: Session, layers: int) -> None:
+    """Let what belongs to map layers vanish."""
+    _show_layers(session, layers, shown=False)
+
+
+def draw(session: Session, shape: list[Any]) -> None:
+    """Draw a debug shape: [[number, shape], colour, life_time, persistent]."""
+    (number, body), colour, life_s, _ = shape
+    world = session.simulation.world
+    world.drawings.add([number, body, colour], float(life_s), world.frame, world.elapsed_s)
+
+
+def clear_shapes(session: Session) -> None:
+    """Take all debug shapes away."""
+    session.simulation.world.drawings.clear()
+
+
 def object_names(session: Session) -> list[str]:
     """Names of all level objects."""
     return [entry[3] for entry in environment_objects(session, _ANY)]
@@ -76,7 +127,7 @@ def _hits(session: Session, start: Vector, end: Vector) -> Iterator[tuple[float,
         yield ground, ground_label(world.road_map, *place)
     for thing in session.simulation.level.of(world.road_map).near(start, end):
         share = box_hit(start, end, (thing.centre_m, thing.half_m, thing.rotation_deg))
-        if share is not None:
+        if share is not None and thing.number not in world.hidden:
             yield share, thing.label
     for actor in world.actors.values():
         if actor.blueprint.label and not isinstance(actor, Sign):
@@ -111,15 +162,17 @@ def ignore(_session: Session, *_arguments: object) -> None:
 SURROUNDINGS_CALLS = {
     "get_all_level_BBs": value(level_boxes),
     "get_environment_objects": value(environment_objects),
-    "enable_environment_objects": void(ignore),
+    "enable_environment_objects": void(enable_objects),
+    "load_map_layer": void(load_layers),
+    "unload_map_layer": void(unload_layers),
     "get_names_of_all_objects": value(object_names),
     "get_light_boxes": value(light_boxes),
     "apply_color_texture_to_objects": void(apply_texture),
     "apply_float_color_texture_to_objects": void(apply_texture),
     "project_point": value(project_point),
     "cast_ray": value(cast_ray),
-    "draw_debug_shape": void(ignore),
-    "clear_debug_shape": void(ignore),
+    "draw_debug_shape": void(draw),
+    "clear_debug_shape": void(clear_shapes),
     "clear_debug_string": void(ignore),
     "set_annotations_traverse_translucency": void(ignore),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.actors import Vehicle
+from zmqcarla.sim.doors import ALL_DOORS, DOORS
 from zmqcarla.sim.dynamics import Pedals
 from zmqcarla.sim.geometry import compose
 from zmqcarla.sim.parts import wheels as wheels_of
@@ -163,9 +164,22 @@ def telemetry(session: Session, actor_id: int) -> list[Any]:
     return [*controls, rpm, pedals.gear, drag, [list(wheel) for _ in vehicle.control[15]]]
 
 
-def move_door(session: Session, actor_id: int, _door: int) -> None:
-    """Doors are not drawn and nothing gets in: only the vehicle has to be there."""
-    _vehicle(session, actor_id)
+def open_door(session: Session, actor_id: int, door: int) -> None:
+    """Open a door, or all, of a vehicle whose doors can be opened."""
+    _move_door(session, actor_id, door, opened=True)
+
+
+def close_door(session: Session, actor_id: int, door: int) -> None:
+    """Close a door, or all."""
+    _move_door(session, actor_id, door, opened=False)
+
+
+def _move_door(session: Session, actor_id: int, door: int, opened: bool) -> None:
+    vehicle = _vehicle(session, actor_id)
+    if vehicle.attribute("has_dynamic_doors", "false") != "true":
+        return
+    moved = frozenset(DOORS) if door == ALL_DOORS else frozenset([door]) & frozenset(DOORS)
+    vehicle.doors = vehicle.doors | moved if opened else vehicle.doors - moved
 
 
 def show_telemetry(session: Session, actor_id: int, _shown: bool) -> None:
@@ -189,7 +203,7 @@ VEHICLE_CALLS = {
     "get_telemetry_data": value(telemetry),
     "get_wheel_pitch_angle": value(wheel_pitch),
     "set_wheel_pitch_angle": void(set_wheel_pitch),
-    "open_vehicle_door": void(move_door),
-    "close_vehicle_door": void(move_door),
+    "open_vehicle_door": void(open_door),
+    "close_vehicle_door": void(close_door),
     "show_vehicle_debug_telemetry": void(show_telemetry),
 }

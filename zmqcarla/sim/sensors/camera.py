@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,15 @@ class Camera(Measuring):
     """Draws into one buffer that it keeps: the kernel has copied it before the next frame is drawn.
 
     Cameras at one place with one lens share what the studio has worked out, and agree pixel by pixel.
+
+    Attributes:
+        NOTHING: a pixel when the world is not rendered; the picture has its channels, of type `CHANNEL`.
     """
 
     SLOW: ClassVar[bool] = True
-    _image: NDArray[np.uint8] = field(init=False)
+    NOTHING: ClassVar[tuple[int, ...]] = (0, 0, 0, 255)
+    CHANNEL: ClassVar[type[np.generic]] = np.uint8
+    _image: NDArray[Any] = field(init=False)
     _head: bytes = b""
     _fov_deg: float = 90.0
 
@@ -35,18 +40,27 @@ class Camera(Measuring):
         width = int(self.setting("image_size_x", 800, 1, _LARGEST_PX))
         height = int(self.setting("image_size_y", 600, 1, _LARGEST_PX))
         self._fov_deg = self.setting("fov", 90.0, 1e-3, 179.9)
-        self._image = np.zeros((height, width, 4), np.uint8)
+        self._image = np.zeros((height, width, len(self.NOTHING)), self.CHANNEL)
         self._head = wire.image_head(width, height, self._fov_deg)
 
     def measure(self, world: World, studio: Studio) -> Iterable[Body]:
         """One picture; black when the world is not rendered."""
         if world.settings.no_rendering:
-            self._image[:] = 0, 0, 0, 255
+            self._image[:] = self.NOTHING
         else:
-            height, width = self._image.shape[:2]
-            self.draw(studio.view(world, world.table.pose(self.row), self._fov_deg, width, height), self._image)
+            self.draw(self.view(world, studio), self._image)
         yield (self._head, self._image.data.cast("B"))
 
+    def view(self, world: World, studio: Studio) -> View:
+        """What the camera sees now."""
+        height, width = self._image.shape[:2]
+        return studio.view(world, world.table.pose(self.row), self._fov_deg, width, height)
+
     @abstractmethod
-    def draw(self, view: View, out: NDArray[np.uint8]) -> None:
-        """Draw a view: uint8 (height, width, 4), BGRA, overwritten."""
+    def draw(self, view: View, out: NDArray[Any]) -> None:
+        """Draw a view.
+
+        Args:
+            view: what is seen.
+            out: (height, width, channels), overwritten; uint8 BGRA unless the class says otherwise.
+        """

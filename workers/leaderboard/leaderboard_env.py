@@ -1,0 +1,82 @@
+"""`zmqcarla/Leaderboard-v0`: the routes, scenarios, criteria and scores of the user's own Leaderboard checkout.
+
+    env = gymnasium.make("zmqcarla/Leaderboard-v0", routes="bench2drive220.xml")
+
+Observations, actions and rewards are those of `zmqcarla/Carla-v0`. What happens on the road, when an episode ends and
+what it is worth is decided by the code of the checkouts (see `checkout`), which runs unchanged in this process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zmqcarla.workers.carla_env import CarlaEnv
+from zmqcarla.workers.episode import Episode
+from zmqcarla.workers.leaderboard import checkout
+from zmqcarla.workers.leaderboard.official_episode import OfficialEpisode
+from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.session import Session
+
+_THEIRS = (
+    "traffic_vehicles",
+    "traffic_walkers",
+    "parked_vehicles",
+    "off_route_m",
+    "blocked_s",
+    "route_length_m",
+    "map",
+)
+
+
+class LeaderboardEnv(CarlaEnv):
+    """One vehicle on one route of the Leaderboard; see the module and `CarlaEnv`.
+
+    `info["driving_score"]`, `info["infractions"]` and `info["episode_summary"]` (the route's record of the result file)
+    come from the checkout's statistics. An episode of a Leaderboard scenario ends when its behaviour tree ends:
+    "route_completed", "off_route", "blocked" or "route_timeout"; a collision ends it only with
+    `terminate_on_collision=True`.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: str,
+        leaderboard_root: str | None = None,
+        scenario_runner_root: str | None = None,
+        bench2drive_root: str | None = None,
+        agents_root: str | None = None,
+        traffic_manager_seed: int = 0,
+        terminate_on_collision: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Check the settings and find the checkouts; no process is started yet.
+
+        Args:
+            routes: path of a route file.
+            leaderboard_root: folder of the checkout; None reads LEADERBOARD_ROOT.
+            scenario_runner_root: likewise, SCENARIO_RUNNER_ROOT.
+            bench2drive_root: stands for both; None reads BENCH2DRIVE_ROOT.
+            agents_root: CARLA's folder PythonAPI/carla; None takes the one in CARLA_ROOT.
+            traffic_manager_seed: the same for every episode, as in the Leaderboard.
+            terminate_on_collision: whether a collision ends the episode.
+            **settings: as for `CarlaEnv`, but for what the scenarios decide themselves.
+
+        Raises:
+            TypeError: a setting is unknown or is not for this env.
+            ValueError: a setting is out of range.
+            CheckoutError: a checkout is missing.
+        """
+        taken = [name for name in _THEIRS if name in settings]
+        if taken:
+            raise TypeError(f"expected no {', '.join(taken)}: the route file and the Leaderboard's code decide that")
+        self._roots = checkout.Roots.find(leaderboard_root, scenario_runner_root, bench2drive_root, agents_root)
+        self._traffic_manager_seed = traffic_manager_seed
+        super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
+
+    def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
+        unknown = sorted(set(options) - {"route", "difficulty"})
+        if unknown:
+            raise ValueError(f"options: expected only 'route', found {unknown}")
+        assert spec is not None
+        theirs = checkout.load(self._roots)
+        return OfficialEpisode(session, self.config, theirs, spec, self._traffic_manager_seed, self.np_random)

@@ -1,0 +1,237 @@
+"""One episode of a route scenario that the user's checkout of the Leaderboard builds, ticks and judges.
+
+The order of a tick is that of the Leaderboard's scenario manager: the world ticks, its data provider reads the world,
+the agent is asked, its control is applied, and then the scenario's behaviour tree runs once. An env ends its step where
+the agent would be asked. So what the tree finds wrong with a tick is told with the next step.
+
+The world is loaded anew for each episode, as the Leaderboard does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+from dataclasses import replace
+from typing import Any, Final
+
+import carla
+import numpy as np
+from numpy.typing import NDArray
+
+from zmqcarla.broker.errors import SimulatorTimeoutError, SnapshotError
+from zmqcarla.workers.config import CarlaEnvConfig
+from zmqcarla.workers.criteria.base import Kind
+from zmqcarla.workers.ego import EgoState, read_ego
+from zmqcarla.workers.episode import FILE_WEATHER, Episode, Moment, Scene, sensor_rig
+from zmqcarla.workers.events import StepEvents, lane_invaded
+from zmqcarla.workers.leaderboard.checkout import Checkout
+from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
+from zmqcarla.workers.leaderboard.official_score import OfficialScore
+from zmqcarla.workers.navigation import Route, RouteTracker
+from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.session import Session
+from zmqcarla.workers.traffic import Traffic, TrafficCounts
+
+_SENSOR_TICKS: Final = 10
+"""How often the Leaderboard ticks between starting the agent's sensors and the first step."""
+_BUILD_TICKS: Final = 20
+"""Every how many ticks the scenarios near the ego are built: a second, as in the Leaderboard."""
+
+
+class OfficialEpisode(Episode):
+    """Owns a route scenario of the user's checkout; an `Episode` in what it offers, and not in how it is made.
+
+    Attributes:
+        scene: weather and route.
+        ticks: of the simulator since the first moment.
+        vehicle: the ego as the `carla` client knows it.
+        sensors: of the ego; None after the end.
+        traffic: none of ours; the scenarios bring theirs.
+        score: of the checkout's own statistics.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        config: CarlaEnvConfig,
+        checkout: Checkout,
+        spec: RouteSpec,
+        traffic_manager_seed: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Load the world and build the route scenario.
+
+        Args:
+            session: the server.
+            config: settings of the env.
+            checkout: whose scenarios run.
+            spec: the route as our own reader has it.
+            traffic_manager_seed: as the Leaderboard's option of this name.
+            rng: seeds the generators of the modules `random` and `numpy.random`, from which the scenarios draw.
+
+        Raises:
+            SimulatorError: the server does not answer, or lacks the town.
+            Exception: what the checkout's code raises.
+        """
+        assert config.routes is not None
+        self._session = session
+        self._config = config
+        self._checkout = checkout
+        self.traffic = Traffic(session, config, TrafficCounts(0, 0, 0))
+        self.ticks = 0
+        self.vehicle: Any = None
+        self.sensors: Any = None
+        self._scenario: Any = None
+        self._lockstep = Lockstep(config.timeout)
+        self._ended = False
+        try:
+            random.seed(int(rng.integers(2**32)))
+            np.random.seed(int(rng.integers(2**32)))
+            world = self._prepare_world(spec.town, traffic_manager_seed)
+            (route_config,) = checkout.parse_routes_file(config.routes, spec.route_id)
+            route_config.index = 0
+            with session.answers("the building of the route scenario"):
+                self._scenario = checkout.route_scenario(world=world, config=route_config, debug_mode=0)
+            self.vehicle = self._scenario.ego_vehicles[0]
+            extent = self.vehicle.bounding_box.extent
+            self._half_width_m = float(extent.y)
+            self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
+            self.score: OfficialScore = OfficialScore(checkout, self._scenario, _names(spec))
+            checkout.game_time.restart()
+            with session.answers("spawn_actor"):
+                self.sensors = sensor_rig(session, config, self.vehicle)
+        except BaseException:
+            self.end()
+            raise
+
+    def _prepare_world(self, town: str, seed: int) -> LockstepWorld:
+        session, provider = self._session, self._checkout.data_provider
+        session.load_anew(town)
+        session.restart_lights()
+        manager = session.traffic_manager(self._config.traffic_manager_port)
+        manager.set_hybrid_physics_mode(True)
+        world = LockstepWorld(session.world, self._lockstep)
+        provider.set_client(session.client)
+        provider.set_traffic_manager_port(manager.get_port())
+        provider.set_world(world)
+        manager.set_random_device_seed(seed)
+        vars(self._checkout.blackboard()).clear()  # one for the whole process, and it has no other way
+        session.tick()
+        return world
+
+    def begin(self) -> Moment:
+        """Tick as often as the Leaderboard does before it asks its agent, and return the first moment."""
+        for _ in range(_SENSOR_TICKS):
+            self._session.tick()
+        self._begin_building()
+        frame = self._tick()
+        self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
+        self.ticks = 0
+        self.score.ask(self._read_tick(frame))
+        return replace(self._moment(frame), events=StepEvents(), collided_with="")
+
+    def step(self, action: NDArray[np.float32]) -> Moment:
+        """Drive one step of up to `frame_skip` ticks; the scenario may end before.
+
+        Args:
+            action: float32 (3,), steer, throttle, brake within their bounds; negative throttle drives in reverse.
+
+        Raises:
+            SimulatorTimeoutError: the server does not answer.
+        """
+        steer, throttle, brake = (float(value) for value in action)
+        control = carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
+        frame = self._frame
+        for _ in range(self._config.frame_skip):
+            self.vehicle.apply_control(control)
+            self._checkout.blackboard().set("AV_control", control, overwrite=True)
+            with self._session.answers("the scenario's behaviour tree"):
+                self._scenario.scenario_tree.tick_once()
+            if self._scenario.scenario_tree.status != self._checkout.running:
+                self._ended = True
+                break
+            frame = self._tick()
+        self.score.ask(self._read_tick(frame))
+        return self._moment(frame)
+
+    def get_state(self, moment: Moment) -> dict[str, Any]:
+        """Refuse: what the scenarios know stands in behaviour trees and class variables of the checkout.
+
+        Raises:
+            SnapshotError: always.
+        """
+        raise SnapshotError(
+            "expected an episode whose state can be saved, found one of the Leaderboard's own scenarios, which keep "
+            "theirs in behaviour trees that cannot be copied; reset with the same seed and repeat the actions instead"
+        )
+
+    def end(self) -> None:
+        """Stop the sensors and let the checkout's code remove its actors; a second call does nothing."""
+        self._lockstep.cancel()
+        if self.sensors is not None:
+            self.sensors.stop()
+            with contextlib.suppress(SimulatorTimeoutError):
+                self._session.destroy(self.sensors.actor_ids)
+        if self._scenario is not None and not self._session.lost:
+            with contextlib.suppress(SimulatorTimeoutError), self._session.answers("apply_batch_sync"):
+                self._scenario.remove_all_actors()
+                self._checkout.data_provider.cleanup()
+        self.sensors = self.vehicle = self._scenario = None
+        gc.collect()  # their objects hold each other, and actors with them
+
+    def _tick(self) -> int:
+        self._frame = frame = self._session.tick()
+        self.ticks += 1
+        timestamp = self._session.world.get_snapshot().timestamp
+        self._checkout.game_time.on_carla_tick(timestamp)
+        self._checkout.data_provider.on_carla_tick()
+        self._ego: EgoState = read_ego(self.vehicle)
+        self._lockstep.after_tick()
+        if self.ticks % _BUILD_TICKS == 0 and not self._lockstep.busy:
+            self._begin_building()
+        return frame
+
+    def _begin_building(self) -> None:
+        """Build the scenarios and parked cars that the ego comes near."""
+
+        def build() -> None:
+            self._scenario.build_scenarios(self.vehicle, debug=False)
+            self._scenario.spawn_parked_vehicles(self.vehicle)
+
+        self._lockstep.begin(build)
+
+    def _moment(self, frame: int) -> Moment:
+        x_m, y_m, _ = self._ego.position_m
+        place = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
+        readings, hits = self.sensors.read(frame, self._config.timeout)
+        completed = self.score.completion_percent
+        arrived = self._ended and completed >= 100.0
+        place = replace(place, completion_percent=completed, arrived=arrived)
+        events = StepEvents(
+            collision=bool(hits),
+            lane_invasion=lane_invaded(place, self._half_width_m),
+            ran_red_light=Kind.RED_LIGHT in self.score.fresh,
+        )
+        return Moment(readings, self._ego, place, events, hits[0].actor_type if hits else "")
+
+    def _read_route(self) -> Route:
+        """The line of the scenario's route; its points lie about a metre apart."""
+        points = self._scenario.route
+        xy_m = np.array([(place.location.x, place.location.y) for place, _ in points], np.float64)
+        moved = np.concatenate([[True], np.linalg.norm(np.diff(xy_m, axis=0), axis=1) > 1e-3])
+        xy_m = xy_m[moved]
+        s_m = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(xy_m, axis=0), axis=1))])
+        lanes = [self._session.map.get_waypoint(place.location) for place, _ in points]
+        return Route(
+            s_m=s_m,
+            xy_m=xy_m,
+            lane_width_m=np.array([lane.lane_width for lane in lanes], np.float64)[moved],
+            command=np.array([int(option) for _, option in points], np.int64)[moved],
+            junction=np.array([lane.is_junction for lane in lanes], np.bool_)[moved],
+        )
+
+
+def _names(spec: RouteSpec) -> dict[str, str]:
+    scenario = spec.scenarios[0].name if spec.scenarios else ""
+    return {"route_id": f"RouteScenario_{spec.route_id}_rep0", "town": spec.town, "scenario": scenario}
