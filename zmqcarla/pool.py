@@ -128,6 +128,7 @@ def _watch(children: list[_Child], stop_fds: list[int], parent_pid: int | None) 
             return 0
         for child in (child for child in children if child.pidfd in ready):
             if child.exit_code() == EXIT_DRAINED:
+                print("zmqcarla: drained, the last worker has stopped", file=sys.stderr, flush=True)
                 return 0
             if not child.restart():
                 print(f"zmqcarla: the {child.name} does not stay up; see {child.log}", file=sys.stderr, flush=True)

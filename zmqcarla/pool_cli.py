@@ -160,7 +160,7 @@ def up(
         log_directory=str(new_log_directory()),
     )
     OUT.print(
-        f"{pool.workers} workers with simulator {worker['simulator']} at {where}\nlogs in {pool.log_directory}; "
+        f"{pool.workers} workers with simulator {worker['simulator']} at {where}\nlogs in {pool.log_directory}\n"
         "look with `zmqcarla status`, stop with Ctrl-C",
         soft_wrap=True,
     )
