@@ -54,10 +54,7 @@ def test_a_scrape_shows_what_the_broker_knows(pool: LocalPool, new_vec_env: NewV
         assert samples['zmqcarla_workers{state="ready"}'] == 2
         assert samples["zmqcarla_workers_free"] == 1
         assert [value for name, value in samples.items() if "lease_rows" in name] == [1]
-        wait_until(
-            lambda: sum(value for name, value in _scrape(port).items() if "worker_steps_total" in name) == 1,
-            "a heartbeat",
-        )
+        wait_until(lambda: _sum(_scrape(port), "worker_steps_total") == 1, "a heartbeat")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             _scrape(port, "/")
         with pytest.raises(AddressInUseError, match="pass another --metrics PORT"), serving_metrics(pool.address, port):

@@ -113,6 +113,7 @@ class EpisodeGate:
         name = episode_name(env_id, seed, options)
         if name in episodes:
             raise QuarantinedEpisodeError(_text(name))
+        route = ""
         for _ in range(_DRAWS):
             self._page.name_episode(name)
             observation, info = env.reset(seed=seed, options=options)
