@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from typer.testing import CliRunner
 from zmqcarla.broker.errors import ConfigError
 from zmqcarla.cli import app
 from zmqcarla.config_cli import read_settings
+from zmqcarla.lease import ask_status
 from zmqcarla.pool_settings import PoolSettings, spread
 from zmqcarla.watch.gpus import Gpu
 
@@ -74,3 +79,28 @@ def test_workers_spread_over_gpus_by_the_memory_that_is_left() -> None:
 def test_servers_of_carla_start_apart() -> None:
     assert [PoolSettings().start_interval(simulator) for simulator in ("carla", "embedded", "none")] == [5.0, 0.2, 0.0]
     assert PoolSettings(start_interval_s=1.5).start_interval("carla") == 1.5
+
+
+def test_up_takes_the_file_and_options_count_more(tmp_path: Path) -> None:
+    path = tmp_path / "pool.toml"
+    pool = "[pool]\nworkers = 3\nbase_port = 26700\n"
+    path.write_text(f'{pool}[worker]\nsimulator = "none"\nenv_patterns = ["CartPole-v1"]\n')
+    address = f"ipc://{tmp_path}/b.sock"
+    options = ["--config", str(path), "--workers", "2", "--metrics", "0", "--address", address]
+    command = [sys.executable, "-m", "zmqcarla.cli", "up", *options]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert up.stdout is not None
+    try:
+        lines = iter(up.stdout.readline, "")
+        url = next(line for line in lines if line.startswith("metrics at ")).removeprefix("metrics at ").strip()
+        assert next(line for line in lines if line.startswith("all 2 workers are ready"))
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            assert 'zmqcarla_workers{state="ready"} 2' in answer.read().decode()
+        workers = ask_status(address)["workers"]
+        assert [one["port"] for one in workers] == [26700, 26704]
+        assert workers[0]["env_patterns"] == ["CartPole-v1"]
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(40) == 0
+    finally:
+        up.terminate()
+        up.communicate(timeout=40)

@@ -25,6 +25,7 @@ from zmqcarla.workers.lifecycle import (
     ServerExited,
     ServerFailed,
     ServerReady,
+    ServerSilent,
     ServerWorn,
     SignalEnv,
     StartEnv,
@@ -321,3 +322,12 @@ def test_a_new_env_process_finds_the_old_wish_to_recycle() -> None:
     worker.handle(ServerWorn("it grew"), 90.0)
     assert StartEnv(2) in worker.handle(EnvExited(-9), 95.0)
     assert worker.handle(Observed(Phase.RECYCLING, 0.0, 1), 100.0) == [NoteRecycled("it grew", 1), EndServer()]
+
+
+def test_a_server_that_answers_nobody_is_replaced_though_nobody_steps() -> None:
+    worker = with_server()
+    assert worker.handle(ServerSilent(61.0), 100.0) == [SignalEnv(signal.SIGKILL)]
+    (report, end) = worker.handle(EnvExited(-9), 100.1)
+    assert isinstance(report, ReportLost)
+    assert report.reason == "its embedded simulator has not answered for 61 s"
+    assert end == EndServer()

@@ -146,11 +146,11 @@ class Pool:
 
 
 def _kind(words: list[str]) -> str:
+    """What a command line runs; a simulator's guard, whose words end with the simulator's, counts as one."""
     modules = {
         "zmqcarla.broker": "broker",
         "zmqcarla.workers": "supervisor",
         "zmqcarla.workers.env_process": "env process",
-        "zmqcarla.workers.guard": "guard",
         "zmqcarla.sim": "simulator",
     }
     return next((modules[word] for word in words if word in modules), "other")

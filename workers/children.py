@@ -21,6 +21,7 @@ from zmqcarla.shm.address_layout import same_address_layout
 from zmqcarla.shm.board import declare_lost
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
+from zmqcarla.workers.health import ServerProbe
 from zmqcarla.workers.recycling import RecycleLimits, ServerWear
 from zmqcarla.workers.vitals import Vitals, tree_pids, tree_rss_bytes
 from zmqcarla.workers.vram import vram_bytes
@@ -52,6 +53,7 @@ class Children:
         self._config = config
         self._broker = broker
         self._page = StatusPage.create()
+        self._probe = ServerProbe(config.step_timeout_s)
         self._claim: ports.PortClaim | None = None
         self._server: servers.Server | None = None
         self._server_fd = -1
@@ -264,7 +266,7 @@ class Children:
             self._begin_service(server)
             return [lifecycle.ServerReady()]
         if status is None:
-            return self._wear_events(server)
+            return [*self._wear_events(server), *self._silence_events(server)]
         if status < 0:  # the guard itself was killed, so nobody has ended what it guarded
             self._kill_server_group(server)
         self._forget_server(server)
@@ -288,11 +290,23 @@ class Children:
         why = self._wear.look(resets - self._resets_before, tree_rss_bytes(server.pid), vram_bytes(pids))
         return [lifecycle.ServerWorn(why)] if why else []
 
+    def _silence_events(self, server: servers.Server) -> list[lifecycle.Event]:
+        """Between commands the server is asked whether it lives; a command has its own time limit."""
+        if not self._server_ready or self._env is None or self._page.phase is not Phase.IDLE:
+            self._probe.forget()
+            return []
+        silent_s = self._probe.look(server.spec.port, time.monotonic())
+        if not silent_s:
+            return []
+        self._probe.forget()
+        return [lifecycle.ServerSilent(silent_s)]
+
     def _kill_server_group(self, server: servers.Server) -> None:
         with contextlib.suppress(ProcessLookupError, SimulatorStartError):
             os.killpg(server.server_pid(timeout_s=0.01), signal.SIGKILL)
 
     def _forget_server(self, server: servers.Server) -> None:
+        self._probe.forget()
         server.close()
         os.close(self._server_fd)
         self._server, self._server_fd = None, -1

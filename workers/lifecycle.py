@@ -81,6 +81,13 @@ class EnvStopped:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ServerSilent:
+    """The server of an idle worker has not answered a question for so long."""
+
+    age_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Restart:
     """Somebody asked for new processes; it costs no budget, and one that was spent is full again."""
 
@@ -98,7 +105,17 @@ class Stop:
 
 
 Event = (
-    Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | ServerWorn | Restart | Stop
+    Tick
+    | ServerReady
+    | ServerFailed
+    | ServerExited
+    | EnvExited
+    | Observed
+    | EnvStopped
+    | ServerWorn
+    | ServerSilent
+    | Restart
+    | Stop
 )
 
 
@@ -284,6 +301,9 @@ class Lifecycle:
                 yield from self._kill_env(
                     f"cut after {age_s:.1f} s of being stopped by a signal; the limit is {limit_s:g} s"
                 )
+            case ServerSilent(age_s) if self._server is _Part.UP and self._env is _Part.UP:
+                self._renew_server = True
+                yield from self._kill_env(f"its {self._config.simulator} simulator has not answered for {age_s:.0f} s")
             case Restart() if self._goal is not _Goal.STOP:
                 self._goal, self._restarted_at, self._resume_at = _Goal.RUN, [], now
                 if self._env is _Part.UP:

@@ -68,7 +68,8 @@ class WorkerConfig:
     """Faults that the embedded simulator commits (`zmqcarla sim --fault`), to try what a training loop does."""
 
     step_timeout_s: float = 60.0
-    """A step that takes longer is cut: env process and server are killed and restarted."""
+    """A step that takes longer is cut: env process and server are killed and restarted. So is a server that answers
+    nothing for this long while its worker idles."""
 
     reset_timeout_s: float = 180.0
     """The same for a reset, a call, and the end of a lease."""

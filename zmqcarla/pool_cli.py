@@ -166,7 +166,8 @@ def up(
     )
     with contextlib.ExitStack() as stack:
         if settings.metrics_port is not None:
-            stack.enter_context(serving_metrics(where, settings.metrics_port))
+            port = stack.enter_context(serving_metrics(where, settings.metrics_port))
+            OUT.print(f"metrics at http://127.0.0.1:{port}/metrics", soft_wrap=True)
         stack.enter_context(Progress(where, pool.workers, OUT))
         code = run_pool(pool)
     raise typer.Exit(code)
