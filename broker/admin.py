@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import zmq
@@ -176,6 +175,5 @@ def admin_socket(context: zmq.Context[zmq.Socket[bytes]], address: str) -> Gener
             finally:
                 os.umask(mask)
             yield AdminSocket(socket)
-            Path(where.removeprefix("ipc://")).unlink(missing_ok=True)
     finally:
         socket.close()
