@@ -160,9 +160,10 @@ class AdminSocket:
 
 
 @contextlib.contextmanager
-def admin_socket(context: zmq.Context[zmq.Socket[bytes]], address: str) -> Generator[AdminSocket]:
+def admin_socket(address: str) -> Generator[AdminSocket]:
     """The admin socket of a broker that serves `address`, for as long as the context lasts."""
     where = admin_address(address)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()  # of its own: keys are asked for on the other one
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
@@ -177,3 +178,4 @@ def admin_socket(context: zmq.Context[zmq.Socket[bytes]], address: str) -> Gener
             yield AdminSocket(socket)
     finally:
         socket.close()
+        context.term()

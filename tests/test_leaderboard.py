@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from zmqcarla.broker.errors import SnapshotError
 from zmqcarla.demo.driver import LaneFollowingDriver
 from zmqcarla.workers.leaderboard.checkout import CheckoutError, Roots
 from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
@@ -183,6 +184,8 @@ def test_a_car_that_stands_gets_no_route(settings: dict[str, Any]) -> None:
     assert truncated
     assert info["episode_summary"]["status"] == "Failed"
     assert info["episode_summary"]["scores"]["score_route"] < 1.0
+    with pytest.raises(SnapshotError, match="repeat the actions instead"):
+        env.unwrapped.save_snapshot()  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="expected only 'route'"):
         env.reset(options={"spawn_point": 3})
     env.close()

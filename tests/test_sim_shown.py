@@ -245,6 +245,9 @@ def test_drawings_show_for_as_long_as_asked(world: Any) -> None:
     shapes[2](0.0)
     assert [look()[0] > 0 for _ in range(4)] == [True] * 4
     draw.draw_string(left, "nowhere to be seen", False, red, 1.0)
+    draw.draw_line(left, carla.Location(x=math.nan), 0.2, red, 0.0)
+    draw.draw_line(left, carla.Location(x=math.inf), 0.2, red, 0.0)
+    draw.draw_line(left, carla.Location(x=1e30), 0.2, red, 0.0)
     assert look()[0] > 0
 
 

@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import msgpack
 
-from zmqcarla.sim.traffic_managers import GRACE_S, CueWatch, cue_again
+from zmqcarla.sim.traffic_managers import GRACE_S, GRACE_WAITS, CueWatch, cue_again
 
 
-def ticked(*asked: bool) -> CueWatch:
-    """A watch after one tick for each argument, which says whether the manager took part."""
+def ticked(*asked: bool, wait_s: float = 0.0) -> CueWatch:
+    """A watch after one tick for each argument, which says whether the manager took part, that long after the tick."""
     watch = CueWatch()
     for frame, took_part in enumerate(asked, start=10):
         watch.tick(frame, now_s=float(frame))
         if took_part:
-            watch.ask(frame)
+            watch.ask(frame, now_s=frame + wait_s)
     return watch
 
 
@@ -24,6 +24,19 @@ def test_a_manager_that_misses_one_tick_is_stuck_after_the_grace_time() -> None:
     watch = ticked(True, True, False)
     assert not watch.stuck(watch.ticked_s + GRACE_S / 2)
     assert watch.stuck(watch.ticked_s + GRACE_S)
+
+
+def test_a_slow_manager_is_given_many_times_as_long() -> None:
+    watch = ticked(True, True, False, wait_s=0.5)
+    assert not watch.stuck(watch.ticked_s + 0.9 * GRACE_WAITS * 0.5)
+    assert watch.stuck(watch.ticked_s + GRACE_WAITS * 0.5)
+    watch.cured = watch.ticked
+    watch.ask(watch.ticked, watch.ticked_s + 60.0)
+    assert watch.wait_s == 0.5, "the time until the cure is not the manager's"
+    for frame in range(20, 2000):
+        watch.tick(frame, float(frame))
+        watch.ask(frame, frame + 0.001)
+    assert watch.grace_s == GRACE_S, "a busy hour is forgotten"
 
 
 def test_it_is_cured_once_a_tick() -> None:

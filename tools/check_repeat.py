@@ -121,7 +121,8 @@ def one_run(options: argparse.Namespace, number: int) -> list[str]:
     """A drive in fresh processes: its lines."""
     port = options.port + 10 * number
     common = [str(part) for part in ("--seed", options.seed, "--map", options.map)]
-    command = [sys.executable, "-m", "zmqcarla.sim", "--port", str(port), "--map", options.map]
+    # what it says about Traffic Managers that were signalled again is worth knowing when runs part
+    command = [sys.executable, "-m", "zmqcarla.sim", "--port", str(port), "--map", options.map, "--log-level", "info"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from zmqcarla import config_cli, evaluate_cli, orders_cli, pool_cli, watch_cli
+from zmqcarla import config_cli, evaluate_cli, keys_cli, orders_cli, pool_cli, watch_cli
 from zmqcarla.cli_options import OUT
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ config_cli.register(app)
 orders_cli.register(app)
 watch_cli.register(app)
 evaluate_cli.register(app)
+keys_cli.register(app)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -23,6 +23,7 @@ from zmqcarla.config_cli import check_worker, read_settings
 
 if TYPE_CHECKING:
     from zmqcarla.pool_settings import PoolSettings
+from zmqcarla.keys_cli import Insecure, Keys
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def broker(address: Address = None) -> None:
+def broker(address: Address = None, keys: Keys = None, insecure: Insecure = False) -> None:
     """Run the ROUTER between clients and workers; one a pool."""
     from zmqcarla.broker.protocol import default_address, log_to_stderr
     from zmqcarla.broker.router import serve
@@ -53,6 +54,8 @@ def worker(
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     fault: Annotated[list[str] | None, typer.Option(help="of the embedded simulator, see `sim`; repeatable")] = None,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
     from zmqcarla.broker.protocol import EXIT_DRAINED, default_address, log_to_stderr
@@ -112,6 +115,8 @@ def up(
     ] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="of the logs of broker and supervisor")] = None,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run a whole host: the broker and its workers, supervised together."""
     from zmqcarla.broker.errors import AddressInUseError

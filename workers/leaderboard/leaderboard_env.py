@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from zmqcarla.broker.errors import SnapshotError
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.episode import Episode
 from zmqcarla.workers.leaderboard import checkout
@@ -72,6 +73,17 @@ class LeaderboardEnv(CarlaEnv):
         self._roots = checkout.Roots.find(leaderboard_root, scenario_runner_root, bench2drive_root, agents_root)
         self._traffic_manager_seed = traffic_manager_seed
         super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
+
+    def save_snapshot(self, name: str | None = None) -> str:
+        """Refuse: what the scenarios know stands in behaviour trees and class variables of the checkout.
+
+        Raises:
+            SnapshotError: always.
+        """
+        raise SnapshotError(
+            "expected an env whose state can be saved, found one whose scenarios are the Leaderboard's own: they keep "
+            "theirs in behaviour trees that cannot be copied; reset with the same seed and repeat the actions instead"
+        )
 
     def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         unknown = sorted(set(options) - {"route", "difficulty"})

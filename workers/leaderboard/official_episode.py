@@ -19,9 +19,9 @@ import carla
 import numpy as np
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import SimulatorTimeoutError, SnapshotError
+from zmqcarla.broker.errors import SimulatorTimeoutError
 from zmqcarla.workers.config import CarlaEnvConfig
-from zmqcarla.workers.criteria.base import Kind
+from zmqcarla.workers.criteria.base import Kind, Tick
 from zmqcarla.workers.ego import EgoState, read_ego
 from zmqcarla.workers.episode import FILE_WEATHER, Episode, Moment, Scene, sensor_rig
 from zmqcarla.workers.events import StepEvents, lane_invaded
@@ -30,6 +30,8 @@ from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
 from zmqcarla.workers.leaderboard.official_score import OfficialScore
 from zmqcarla.workers.navigation import Route, RouteTracker
 from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.scenarios.programme import Programme
+from zmqcarla.workers.scenarios.stage import Stage
 from zmqcarla.workers.session import Session
 from zmqcarla.workers.traffic import Traffic, TrafficCounts
 
@@ -80,6 +82,7 @@ class OfficialEpisode(Episode):
         self._checkout = checkout
         self.traffic = Traffic(session, config, TrafficCounts(0, 0, 0))
         self.ticks = 0
+        self.told = {}
         self.vehicle: Any = None
         self.sensors: Any = None
         self._scenario: Any = None
@@ -97,6 +100,7 @@ class OfficialEpisode(Episode):
             extent = self.vehicle.bounding_box.extent
             self._half_width_m = float(extent.y)
             self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
+            self.programme = Programme(Stage(session, self.scene.route, config.delta_s), (), 0)  # theirs is another
             self.score: OfficialScore = OfficialScore(checkout, self._scenario, _names(spec))
             checkout.game_time.restart()
             with session.answers("spawn_actor"):
@@ -128,7 +132,7 @@ class OfficialEpisode(Episode):
         frame = self._tick()
         self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
         self.ticks = 0
-        self.score.ask(self._read_tick(frame))
+        self.score.ask(self._now(frame))
         return replace(self._moment(frame), events=StepEvents(), collided_with="")
 
     def step(self, action: NDArray[np.float32]) -> Moment:
@@ -152,19 +156,8 @@ class OfficialEpisode(Episode):
                 self._ended = True
                 break
             frame = self._tick()
-        self.score.ask(self._read_tick(frame))
+        self.score.ask(self._now(frame))
         return self._moment(frame)
-
-    def get_state(self, moment: Moment) -> dict[str, Any]:
-        """Refuse: what the scenarios know stands in behaviour trees and class variables of the checkout.
-
-        Raises:
-            SnapshotError: always.
-        """
-        raise SnapshotError(
-            "expected an episode whose state can be saved, found one of the Leaderboard's own scenarios, which keep "
-            "theirs in behaviour trees that cannot be copied; reset with the same seed and repeat the actions instead"
-        )
 
     def end(self) -> None:
         """Stop the sensors and let the checkout's code remove its actors; a second call does nothing."""
@@ -200,6 +193,21 @@ class OfficialEpisode(Episode):
             self._scenario.spawn_parked_vehicles(self.vehicle)
 
         self._lockstep.begin(build)
+
+    def _now(self, frame: int) -> Tick:
+        ego = self._ego
+        s_m, offset_m = self._tracker.follow(*ego.position_m[:2])
+        return Tick(
+            frame=frame,
+            time_s=self.ticks * self._config.delta_s,
+            position_m=ego.position_m,
+            yaw_deg=ego.rotation_deg[2],
+            speed_mps=ego.speed_mps,
+            forward_mps=ego.velocity_mps[0],
+            speed_limit_mps=ego.speed_limit_mps,
+            s_m=s_m,
+            offset_m=offset_m,
+        )
 
     def _moment(self, frame: int) -> Moment:
         x_m, y_m, _ = self._ego.position_m

@@ -89,7 +89,7 @@ def _vector(numbers: list[Any]) -> Vector:
     return float(x), float(y), float(z)
 
 
-_SHAPES: dict[int, Callable[[list[Any]], Iterator[Stroke]]] = {0: _point, 1: _line, 2: _arrow, 3: _box}
+SHAPES: dict[int, Callable[[list[Any]], Iterator[Stroke]]] = {0: _point, 1: _line, 2: _arrow, 3: _box}
 """By the number of the shape on the wire; the others are for a window."""
 
 
@@ -116,13 +116,13 @@ class Drawings:
         """Draw a shape.
 
         Args:
-            shape: [number, shape, [red, green, blue, alpha]] as on the wire.
+            shape: [number, shape, [red, green, blue, alpha]] as on the wire, all of it finite.
             life_s: for how long; 0 for ever, less than 0 for one frame.
             frame: number of the last tick.
             now_s: time of the episode.
         """
         number, body, (red, green, blue, *_) = shape
-        make = _SHAPES.get(number)
+        make = SHAPES.get(number)
         if make is None:
             return
         strokes = [(*stroke, (blue, green, red)) for stroke in make(body)]

@@ -176,20 +176,21 @@ class View:
         depths: NDArray[np.float32] = np.reciprocal(inverse, out=inverse)
         return depths
 
-    def met(self, across: Single, upward: Single) -> tuple[Single, NDArray[np.int32]]:
-        """What rays (1, across, upward) meet, each (n,) in camera axes and within the picture.
-
-        Returns:
-            Forward distance, infinite for sky; number of what was met, for `tags`.
-        """
+    def numbers_at(self, across: Single, upward: Single) -> NDArray[np.int32]:
+        """Number of what the pixels show that rays (1, across, upward), each (n,) in camera axes, go through."""
         camera = self.camera
-        focal, planes = np.float32(camera.focal), self._planes_by_part
+        focal = np.float32(camera.focal)
         column = (across * focal + np.float32(camera.width / 2.0)).astype(np.int32)
         row = (np.float32(camera.height / 2.0) - upward * focal).astype(np.int32)
         row *= camera.width
         row += column
-        number = self.numbers.ravel().take(row, mode="clip")
-        inverse = planes[1].take(number)
+        numbers: NDArray[np.int32] = self.numbers.ravel().take(row, mode="clip")
+        return numbers
+
+    def depths_at(self, across: Single, upward: Single, number: NDArray[np.int32]) -> Single:
+        """Forward distance at which rays (n,) meet the planes of numbers (n,); infinite for sky."""
+        planes = self._planes_by_part
+        inverse: Single = planes[1].take(number)
         inverse *= across
         inverse += planes[2].take(number) * upward
         inverse += planes[0].take(number)
@@ -197,12 +198,12 @@ class View:
         np.minimum(inverse, planes[4].take(number), out=inverse)
         np.reciprocal(inverse, out=inverse)
         inverse[number == 0] = np.inf
-        return inverse, number
+        return inverse
 
     def tags(
         self, across: Single, upward: Single, depth: Single, number: NDArray[np.int32]
     ) -> tuple[Single, Image, NDArray[np.uint32]]:
-        """More of what `met` found: cosine of the angle of incidence, semantic tag, actor id or 0; each (n,)."""
+        """More of what rays (n,) met: cosine of the angle of incidence, semantic tag, actor id or 0; each (n,)."""
         camera, parts = self.camera, self._ground_parts
         a, b, c = (plane.take(number) for plane in self._planes_by_part[:3])
         slope = np.sqrt((a * a + b * b + c * c) * (1.0 + across * across + upward * upward))

@@ -6,6 +6,7 @@ from typing import Any
 
 from zmqcarla.sim.actors import Sign
 from zmqcarla.sim.calls.actors import finite
+from zmqcarla.sim.drawings import SHAPES
 from zmqcarla.sim.geometry import Vector, pose_to_wire
 from zmqcarla.sim.level import BUILDINGS, VEGETATION, LevelObject, box_hit, box_of, ground_hit, ground_label
 from zmqcarla.sim.rpc import Session, value, void
@@ -98,8 +99,14 @@ def unload_layers(session: Session, layers: int) -> None:
 def draw(session: Session, shape: list[Any]) -> None:
     """Draw a debug shape: [[number, shape], colour, life_time, persistent]."""
     (number, body), colour, life_s, _ = shape
+    if number in SHAPES and not _is_finite([body, life_s]):
+        raise SimError(f"expected finite numbers, found {body} for {life_s} s")
     world = session.simulation.world
     world.drawings.add([number, body, colour], float(life_s), world.frame, world.elapsed_s)
+
+
+def _is_finite(numbers: list[Any]) -> bool:
+    return all(_is_finite(item) if isinstance(item, list) else math.isfinite(item) for item in numbers)
 
 
 def clear_shapes(session: Session) -> None:

@@ -1,6 +1,7 @@
 """Calls about vehicles: control, physics, lights, telemetry."""
 
 import math
+import time
 from typing import Any
 
 from zmqcarla.sim import wire
@@ -105,7 +106,7 @@ def set_light_state(session: Session, actor_id: int, state: list[int]) -> None:
 
 def light_states(session: Session) -> list[list[int]]:
     """The own lights of all vehicles; what a Traffic Manager asks for in every step."""
-    session.cues.ask(session.simulation.world.frame)
+    session.cues.ask(session.simulation.world.frame, time.monotonic())
     return [[vehicle.id, vehicle.lights] for vehicle in session.simulation.world.roster.vehicles]
 
 

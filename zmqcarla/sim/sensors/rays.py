@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zmqcarla.sim.camera import NEAR_M, rotations
+from zmqcarla.sim.faces import FIRST_INSTANCE
 from zmqcarla.sim.geometry import compose
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from zmqcarla.sim.geometry import Pose
     from zmqcarla.sim.studio import Studio
+    from zmqcarla.sim.view import View
     from zmqcarla.sim.world import World
 
     Floats = NDArray[np.float64]
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 _FOCAL_PX = 220.0
 _STEEP = 2.5
+# Meshes bulge a little out of their boxes.
+_BULGE = 1.01
+_RIM_M = 0.04
+_RIM_PX = 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +130,48 @@ def cast_rays(
             ray, across, upward, stretch = ray[kept], across[kept], upward[kept], stretch[kept]
         pitch, yaw = side.turn_deg
         view = studio.view(world, compose(pose, (0.0, 0.0, 0.0, pitch, yaw, 0.0)), side.fov_deg, *side.size_px)
-        depth, number = view.met(across, upward)
+        number = view.numbers_at(across, upward)
+        depth = view.depths_at(across, upward, number)
+        _pass_by(view, across, upward, depth, number)
         distance[ray] = depth * stretch
         if shot is None:
             cosine[ray], label[ray], actor[ray] = view.tags(across, upward, depth, number)
     met = np.flatnonzero(distance < range_m)
     return Hits(met, distance[met], cosine[met], label[met], actor[met])
+
+
+def _pass_by(view: View, across: Single, upward: Single, depth: Single, number: NDArray[np.int32]) -> None:
+    """Let rays that pass beside an actor, though their pixel shows its rim, meet what the pixel further out shows.
+
+    Args:
+        view: what is seen.
+        across: rays are (1, across, upward) in camera axes; (n,).
+        upward: (n,).
+        depth: forward distance, (n,), changed in place; infinite where nothing is met after all.
+        number: of what was met, (n,), changed in place.
+    """
+    camera, boxes, owners = view.camera, view.boxes, view.owners
+    owner = owners.take(number)
+    ray = np.flatnonzero((owner > 0) & (owner < FIRST_INSTANCE))
+    if not len(ray):
+        return
+    # of an actor with open doors the last box is one of them: its rays stay as they are
+    ids, row = np.unique(boxes["actor"], return_index=True)
+    single = np.bincount(np.searchsorted(ids, boxes["actor"]))[np.searchsorted(ids, owner[ray])] == 1
+    ray = ray[single]
+    row = row[np.searchsorted(ids, owner[ray])]
+    seen = np.stack([np.ones(len(ray), np.float32), across[ray], upward[ray]], axis=-1) * depth[ray, None]
+    away = seen @ camera.axes + camera.position - boxes["centre"][row]
+    local = np.matmul(away[:, None, :], rotations(boxes["rotation"])[row])[:, 0]
+    beside = np.flatnonzero((np.abs(local) > boxes["half"][row] * _BULGE + _RIM_M).any(axis=1))
+    if not len(beside):
+        return
+    ray, row = ray[beside], row[beside]
+    middle = camera.to_camera(boxes["centre"][row])
+    outward = np.stack([across[ray], upward[ray]]) - (middle[:, 1:] / np.maximum(middle[:, :1], NEAR_M)).T
+    outward *= _RIM_PX / camera.focal / np.maximum(np.linalg.norm(outward, axis=0), 1e-9)
+    right, up = outward.astype(np.float32)
+    behind = view.numbers_at(right + across[ray], up + upward[ray])
+    behind[owners.take(behind) == owner[ray]] = 0
+    number[ray] = behind
+    depth[ray] = view.depths_at(across[ray], upward[ray], behind)
