@@ -187,7 +187,10 @@ class Trouble(threading.Thread):
     def _do(self, fault: str, now: float) -> None:
         deed, _, kind = fault.partition(" ")
         if deed == "restart":
-            worker_id = self._draw.choice(ask_status(self._pool.address)["workers"])["worker_id"]
+            workers = ask_status(self._pool.address)["workers"]
+            if not workers:  # broker and supervisor have both just begun
+                return
+            worker_id = self._draw.choice(workers)["worker_id"]
             give_order(self._pool.address, "restart", [worker_id])
             self.done.append({"at": time.time(), "fault": fault, "worker": worker_id})
             return
@@ -330,12 +333,13 @@ def soak(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         trouble.start()
         end_at = time.monotonic() + 60 * options.minutes
         next_line = 0.0
-        while time.monotonic() < end_at and all(client.process.poll() is None for client in clients):
+        while time.monotonic() < end_at and trouble.is_alive() and all(one.process.poll() is None for one in clients):
             samples.append({"at": time.time() - began_at, **sample(pool, clients)})
             if time.monotonic() >= next_line:
                 next_line = time.monotonic() + 30
                 CONSOLE.print({name: round(value, 1) for name, value in samples[-1].items()}, soft_wrap=True)
             time.sleep(SAMPLE_S)
+        ended_early = time.monotonic() < end_at
         trouble.end()
         reports = [client.end(300) for client in clients]
         samples.append({"at": time.time() - began_at, **sample(pool, clients)})
@@ -352,6 +356,8 @@ def soak(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     losses = [loss for report in reports for loss in report["losses"]]
     violations += growth_violations(samples, options.workers) + ledger_violations(trouble.done, losses, events)
     violations += _left_behind(pool, directory, stop_s)
+    if ended_early:
+        violations.append("it ended early: the trouble or a client has died; see the output")
     return {
         "minutes": (time.time() - began_at) / 60,
         "workers": options.workers,
