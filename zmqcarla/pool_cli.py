@@ -20,10 +20,10 @@ from zmqcarla.cli_options import (
     simulator_of,
 )
 from zmqcarla.config_cli import check_worker, read_settings
+from zmqcarla.keys_cli import Insecure, Keys
 
 if TYPE_CHECKING:
     from zmqcarla.pool_settings import PoolSettings
-from zmqcarla.keys_cli import Insecure, Keys
 
 
 def register(app: typer.Typer) -> None:
@@ -32,12 +32,17 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def broker(address: Address = None, keys: Keys = None, insecure: Insecure = False) -> None:
+def broker(
+    address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
+    log_format: Annotated[LogFormat, typer.Option(help="of the log")] = LogFormat.TEXT,
+) -> None:
     """Run the ROUTER between clients and workers; one a pool."""
     from zmqcarla.broker.protocol import default_address, log_to_stderr
     from zmqcarla.broker.router import serve
 
-    log_to_stderr()
+    log_to_stderr(log_format.value)
     serve(address or default_address())
 
 
@@ -56,6 +61,7 @@ def worker(
     address: Address = None,
     keys: Keys = None,
     insecure: Insecure = False,
+    log_format: Annotated[LogFormat, typer.Option(help="of the log")] = LogFormat.TEXT,
 ) -> None:
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
     from zmqcarla.broker.protocol import EXIT_DRAINED, default_address, log_to_stderr
@@ -63,7 +69,7 @@ def worker(
     from zmqcarla.workers.supervisor import run
     from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
-    log_to_stderr()
+    log_to_stderr(log_format.value)
     chosen = simulator_of(simulator, carla_root, connect)
     with options_checked():
         if connect is None:
