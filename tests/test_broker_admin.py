@@ -74,6 +74,13 @@ def test_scale_takes_the_free_and_youngest_and_adds_where_there_are_fewest() -> 
     assert [send.peer for send in sends] == [b"s2", b"s2"]  # 4 there, 1 here: both go to the smaller one
 
 
+def test_restart_without_names_means_all() -> None:
+    pool = Pool(2)
+    reply, told = order(pool, "restart")
+    assert reply.workers == ("w0", "w1")
+    assert told == [p.SupervisorOrder("restart", "w0"), p.SupervisorOrder("restart", "w1")]
+
+
 def test_a_worker_that_is_gone_can_be_restarted() -> None:
     pool = Pool(1)
     lease_id = pool.lease(1)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Final
+from typing import Any, Final, cast
 
 import msgpack
 
 INTERVAL_S: Final = 5.0
 """Between two questions to a worker that idles."""
-_REQUEST: Final = msgpack.packb([0, 1, "version", []])
+_REQUEST: Final = cast(bytes, msgpack.packb([0, 1, "version", []]))
 _RESPONSE: Final = 1
 
 
@@ -76,13 +76,9 @@ class ServerProbe:
         except OSError:
             return False
         try:
-            parts = next(iter(_unpacked(answer)), None)
+            unpacker: Any = msgpack.Unpacker()
+            unpacker.feed(answer)
+            parts: Any = next(unpacker, None)
         except (ValueError, msgpack.UnpackException):
             return False
         return isinstance(parts, list) and len(parts) == 4 and parts[0] == _RESPONSE
-
-
-def _unpacked(answer: bytes) -> msgpack.Unpacker:
-    unpacker = msgpack.Unpacker()
-    unpacker.feed(answer)
-    return unpacker
