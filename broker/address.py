@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -44,6 +45,14 @@ def runtime_directory() -> Path:
 def default_address() -> str:
     """Where this user's pool is served when nothing else is said: ZMQCARLA_ADDRESS or an ipc socket."""
     return os.environ.get("ZMQCARLA_ADDRESS") or f"ipc://{runtime_directory() / 'broker.sock'}"
+
+
+def admin_address(address: str) -> str:
+    """Where the broker of an address takes orders: X.admin.sock beside X.sock, else in the runtime directory."""
+    if address.startswith("ipc://"):
+        return address.removesuffix(".sock") + ".admin.sock"
+    name = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return f"ipc://{runtime_directory() / f'tcp-{name}.admin.sock'}"
 
 
 def is_served(address: str) -> bool:

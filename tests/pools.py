@@ -130,6 +130,5 @@ def mortal_workers(workers: int, *env_patterns: str) -> Generator[Hosts]:
             hosts.close()
 
 
-_READY_S = 60.0
 """A simulator and an env process start meanwhile, on a machine that may be busy."""
 _WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}

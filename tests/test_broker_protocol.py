@@ -24,6 +24,7 @@ _EXAMPLES: dict[Any, Any] = {
     "int | None": 2,
     "tuple[str, ...]": ("a", "b"),
     "tuple[int, ...]": (1, 2),
+    "tuple[float, ...]": (1.5, 2.0),
 }
 
 
