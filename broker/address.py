@@ -15,11 +15,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from zmqcarla.broker.errors import AddressError, AddressInUseError
 
 _IPC_PATH_LIMIT_BYTES: Final = 107
 """sun_path of a unix socket, less the final NUL."""
-_LOOPBACK: Final = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 
 
 def runtime_directory() -> Path:
@@ -92,15 +93,10 @@ def claimed(address: str) -> Generator[None]:
         AddressError: not an address that a broker may serve.
     """
     if address.startswith("tcp://"):
-        if not address.startswith(_LOOPBACK):
-            raise AddressError(
-                f"expected a loopback address such as tcp://127.0.0.1:5555, found {address!r}: this release has no "
-                "keys yet and does not serve beyond the host"
-            )
-        yield
+        yield  # the kernel lets only one process listen on a port
         return
     if not address.startswith("ipc:///"):
-        raise AddressError(f"expected ipc:///absolute/path or tcp://127.0.0.1:PORT, found {address!r}")
+        raise AddressError(f"expected ipc:///absolute/path or tcp://HOST:PORT, found {address!r}")
     path = Path(address.removeprefix("ipc://"))
     length = len(os.fsencode(path))
     if length > _IPC_PATH_LIMIT_BYTES:
@@ -113,6 +109,16 @@ def claimed(address: str) -> Generator[None]:
         path.unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
         os.close(fd)
+
+
+def listener(address: str) -> str:
+    """Who listens on the port of a tcp address, as far as this user may know; to end a sentence with."""
+    port = address.rpartition(":")[2]
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and str(connection.laddr.port) == port:
+            pid = connection.pid
+            return f"; pid {pid} listens there" if pid else "; a process of another user listens there"
+    return ""
 
 
 def _lock(lock: Path, address: str) -> int:

@@ -12,6 +12,7 @@ Anything else (sets, objects, object arrays) is an `UnserialisableError` that na
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final, cast
 
 import msgpack
@@ -24,6 +25,8 @@ _SCALAR: Final = 2
 _TUPLE: Final = 3
 _BIG_INT: Final = 4
 _MAX_BIG_INT_DIGITS: Final = 4096
+_MAX_TUPLES: Final = 100
+"""In each other; lists and dicts may lie in each other as deep as msgpack allows, which is 1024."""
 _PLAIN: Final = msgpack.Packer()
 """For contents of extension types: a packb inside a packb allocates its 256 KiB buffer anew, 14 us an array."""
 _NUMERIC_KINDS: Final = frozenset("?biufc")
@@ -45,14 +48,21 @@ def pack(value: object) -> bytes:
         ) from None
 
 
-def unpack(frame: bytes | memoryview) -> Any:
+def unpack(frame: bytes | memoryview, depth: int = 0) -> Any:
     """Decode what `pack` made; arrays come back writable and owned by the caller.
 
+    Args:
+        frame: a packed value.
+        depth: how many tuples it lies in.
+
     Raises:
-        ProtocolError: the frame is not a value of ours.
+        ProtocolError: the frame is not a value of ours, or nested too deeply.
     """
+    if depth > _MAX_TUPLES:
+        raise ProtocolError(f"expected at most {_MAX_TUPLES} tuples in each other, found more")
+    hook = functools.partial(_decode_extension, depth)
     try:
-        return msgpack.unpackb(frame, ext_hook=_decode_extension, strict_map_key=False, use_list=True)
+        return msgpack.unpackb(frame, ext_hook=hook, strict_map_key=False, use_list=True)
     except ProtocolError:
         raise
     except Exception as error:  # msgpack raises its own types, ValueError and RecursionError alike
@@ -79,7 +89,7 @@ def _packb(value: object) -> bytes:
     return cast(bytes, msgpack.packb(value, default=_encode_default, strict_types=True))
 
 
-def _decode_extension(code: int, content: bytes) -> Any:
+def _decode_extension(depth: int, code: int, content: bytes) -> Any:
     if code == _ARRAY:
         dtype_text, shape, raw = msgpack.unpackb(content)
         array = np.frombuffer(bytearray(raw), dtype=_numeric_dtype(dtype_text))
@@ -88,7 +98,7 @@ def _decode_extension(code: int, content: bytes) -> Any:
         dtype_text, raw = msgpack.unpackb(content)
         return np.frombuffer(raw, dtype=_numeric_dtype(dtype_text))[0]
     if code == _TUPLE:
-        return tuple(unpack(content))
+        return tuple(unpack(content, depth + 1))
     if code == _BIG_INT and len(content) <= _MAX_BIG_INT_DIGITS:
         return int(content)
     raise ProtocolError(f"expected extension type 1 to 4, found {code} with {len(content)} bytes")

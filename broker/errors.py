@@ -10,6 +10,8 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |- BrokerUnavailableError         nobody answers at the address                  (TimeoutError)
     |- AddressInUseError              another broker owns the address                (OSError)
     |- AddressError                   not an address that a broker may serve         (ValueError)
+    |- KeysError                      keys are missing, ill-formed or open to others (ValueError)
+    |  `- KeyRefusedError             the other end does not accept them
     |- LeaseError
     |  |- LeaseTimeoutError           the pool had too few free workers in time      (TimeoutError)
     |  |- LeaseRefusedError           no worker would ever serve this request        (ValueError)
@@ -68,7 +70,15 @@ class AddressInUseError(ZmqCarlaError, OSError):
 
 
 class AddressError(ZmqCarlaError, ValueError):
-    """The address has the wrong form, or reaches further than it may."""
+    """The address has the wrong form."""
+
+
+class KeysError(ZmqCarlaError, ValueError):
+    """Keys are missing, have the wrong form, or lie open to other users."""
+
+
+class KeyRefusedError(KeysError):
+    """The broker does not list this user's key, is not the broker that is trusted, or only one side uses keys."""
 
 
 class LeaseError(ZmqCarlaError):

@@ -10,7 +10,7 @@ Payloads, packed with `pack` (-> the payload of an "ok" reply):
     open    {env_id, kwargs, autoreset}               -> {observation_space, action_space, metadata, render_mode}
     attach  {arena, board, num_envs, slots}           -> {visible}         whether the worker can map both
     reset   {slot, seed, options}                     -> {info, inline}
-    rebuild {open, attach, slot, seed, options}       -> {info, inline}    all three, for a worker that was restarted
+    rebuild {open, attach, slot, seed, options}       -> {info, inline, visible}   all three, in a worker new to it
     step    [slot, action]                            -> [reward, terminated, truncated, info, inline, busy_s]
     call    {name, args, kwargs}                      -> the value
     set_attr {name, value}                            -> null
@@ -26,6 +26,8 @@ together. Bump `PROTOCOL` with any change that an older peer would misread.
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -36,17 +38,31 @@ import msgpack
 from zmqcarla.broker.address import default_address, is_served, runtime_directory
 from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
+from zmqcarla.broker.keys import (
+    INSECURE_VARIABLE,
+    KEYS_VARIABLE,
+    KeyFolder,
+    connect_to_broker,
+    key_folder,
+    keys_for,
+)
 
 __all__ = [
     "AUTORESET_SAME_STEP",
     "EXIT_SIMULATOR_FAILED",
+    "INSECURE_VARIABLE",
+    "KEYS_VARIABLE",
     "KINDS",
     "PROTOCOL",
+    "KeyFolder",
     "check_protocol",
+    "connect_to_broker",
     "decode",
     "default_address",
     "encode",
     "is_served",
+    "key_folder",
+    "keys_for",
     "pack",
     "runtime_directory",
     "unpack",
@@ -56,7 +72,13 @@ PROTOCOL: Final = 1
 
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_PAYLOAD_BYTES: Final = 64 << 20
-MAX_FRAMES: Final = 4097
+MAX_ROWS: Final = 4096
+"""Of a lease, and the longest list in a header."""
+MAX_FRAMES: Final = 1 + MAX_ROWS
+MAX_TEXT: Final = 1 << 16
+"""Characters of a text in a header."""
+MAX_ID_BYTES: Final = 64
+_MAX_INT: Final = (1 << 63) - 1
 
 HEARTBEAT_S: Final = 1.0
 """How often clients renew their leases, supervisors report their workers and idle env processes announce themselves."""
@@ -102,6 +124,10 @@ class Renew(Message):
     env_id: str
     ttl_s: float
     workers: tuple[str, ...]
+    """As the last Leased or Renewed said."""
+    simulator: str | None
+    """As in the LeaseRequest."""
+    gpu: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,6 +201,8 @@ class Renewed(Message):
     kind: ClassVar[str] = "renewed"
     lease_id: bytes
     boot_id: bytes
+    workers: tuple[str, ...]
+    """Of each row now: the row of a worker that is gone passes to a free one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -401,11 +429,18 @@ def decode(header: bytes) -> Message:
     if len(header) > MAX_HEADER_BYTES:
         raise ProtocolError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {len(header)}")
     try:
-        parts = msgpack.unpackb(header)
+        parts = msgpack.unpackb(
+            header,
+            max_array_len=MAX_ROWS,
+            max_map_len=MAX_ID_BYTES,
+            max_str_len=4 * MAX_TEXT,
+            max_bin_len=MAX_ID_BYTES,
+            max_ext_len=0,
+        )
     except Exception as error:  # msgpack raises its own types, ValueError and RecursionError alike
         raise ProtocolError(f"expected a msgpack header, found {len(header)} bytes that are not one: {error}") from None
     if not isinstance(parts, list) or not parts or not isinstance(parts[0], str) or parts[0] not in KINDS:
-        raise ProtocolError(f"expected [kind, ...] with a kind of protocol {PROTOCOL}, found {str(parts)[:80]}")
+        raise ProtocolError(f"expected [kind, ...] with a kind of protocol {PROTOCOL}, found {reprlib.repr(parts)}")
     message_type = KINDS[parts[0]]
     checks = _FIELD_CHECKS[message_type]
     if len(parts) - 1 != len(checks):
@@ -454,14 +489,27 @@ def _field_check(annotation: Any, where: str) -> Callable[[Any], Any]:
 
         return check_tuple
 
+    is_small, bound = _BOUNDS[annotation]
+
     def check_exact(value: Any) -> Any:
-        if type(value) is annotation:
+        if type(value) is not annotation:
+            if annotation is not float or type(value) is not int:
+                raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
+            value = float(value)
+        if is_small(value):
             return value
-        if annotation is float and type(value) is int:
-            return float(value)
-        raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
+        raise ProtocolError(f"expected {bound} in {where}, found {reprlib.repr(value)}")
 
     return check_exact
+
+
+_BOUNDS: Final[dict[Any, tuple[Callable[[Any], bool], str]]] = {
+    bool: (lambda _: True, "a bool"),
+    int: (lambda value: -_MAX_INT <= value <= _MAX_INT, "an int of 64 bits with a sign"),
+    float: (math.isfinite, "a finite number"),
+    str: (lambda value: len(value) <= MAX_TEXT, f"at most {MAX_TEXT} characters"),
+    bytes: (lambda value: len(value) <= MAX_ID_BYTES, f"at most {MAX_ID_BYTES} bytes"),
+}
 
 
 _FIELD_NAMES: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in KINDS.values()}

@@ -1,7 +1,7 @@
 """The broker process: a ZeroMQ ROUTER around the lease table.
 
 Everything that it knows is in `LeaseTable`; this loop receives, decodes, asks, and sends. Addresses: an ipc socket in
-a directory of mode 0700 (default) or tcp on the loopback interface; see docs/protocol.md.
+a directory of mode 0700 (default) or tcp, beyond the loopback interface with keys; see docs/security.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Final
 import zmq
 
 from zmqcarla.broker import protocol as p
-from zmqcarla.broker.address import claimed
+from zmqcarla.broker.address import claimed, listener
 from zmqcarla.broker.errors import AddressInUseError, ProtocolError
-from zmqcarla.broker.lease_table import Clock, LeaseTable, Received, Send
+from zmqcarla.broker.guest_list import GuestList, cut, user_of
+from zmqcarla.broker.keys import keys_for
+from zmqcarla.broker.lease_table import Clock, LeaseTable, Received, Revoked, Send
 
 _LOG = logging.getLogger("zmqcarla.broker")
 _CLOCK_MS: Final = 250
@@ -33,19 +35,21 @@ def serve(address: str, lifeline_fd: int | None = None) -> None:
     """Run a broker until SIGTERM, SIGINT or the end of the lifeline.
 
     Args:
-        address: `ipc://PATH` or `tcp://127.0.0.1:PORT`.
+        address: `ipc://PATH` or `tcp://HOST:PORT`.
         lifeline_fd: read end of a pipe; the broker stops when its other end closes.
 
     Raises:
         AddressInUseError: another broker serves the address.
         AddressError: not an address that a broker may serve.
+        KeysError: an address beyond loopback without keys, and without ZMQCARLA_INSECURE=1.
     """
     stopping: list[int] = []
     previous = {sig: signal.signal(sig, lambda number, _: stopping.append(number)) for sig in (SIGTERM, SIGINT)}
     try:
-        with _bound_router(address) as router:
-            _LOG.info("broker serves %s (protocol %d, pid %d)", address, p.PROTOCOL, os.getpid())
-            _loop(router, lambda: bool(stopping) or _is_closed(lifeline_fd))
+        with _bound_router(address) as (router, guests):
+            how = "keys are asked for" if guests is not None else "whoever reaches it may use it"
+            _LOG.info("broker serves %s (protocol %d, pid %d; %s)", address, p.PROTOCOL, os.getpid(), how)
+            _loop(router, guests, lambda: bool(stopping) or _is_closed(lifeline_fd))
             _LOG.info("broker stops")
     finally:
         for sig, handler in previous.items():
@@ -58,8 +62,8 @@ def _is_closed(lifeline_fd: int | None) -> bool:
 
 
 @contextlib.contextmanager
-def _bound_router(address: str) -> Generator[zmq.Socket[bytes]]:
-    context = zmq.Context(io_threads=1)
+def _bound_router(address: str) -> Generator[tuple[zmq.Socket[bytes], GuestList | None]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.LINGER, 0)
@@ -69,39 +73,70 @@ def _bound_router(address: str) -> Generator[zmq.Socket[bytes]]:
     router.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
     router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
     try:
-        with claimed(address):
-            mask = os.umask(0o077)
-            try:
-                router.bind(address)
-            except zmq.ZMQError as error:
-                raise AddressInUseError(error.errno, f"cannot serve {address}: {error.strerror}") from None
-            finally:
-                os.umask(mask)
-            yield router
+        with claimed(address), contextlib.ExitStack() as stack:
+            keys, guests = keys_for(address), None
+            if keys is not None:
+                keys.secure_broker(router)
+                guests = stack.enter_context(GuestList(context, keys))
+            _bind(router, address)
+            yield router, guests
     finally:
         router.close(linger=200)  # let a last reply leave
         context.term()
 
 
-def _loop(router: zmq.Socket[bytes], must_stop: Callable[[], bool]) -> None:
+def _bind(router: zmq.Socket[bytes], address: str) -> None:
+    mask = os.umask(0o077)
+    try:
+        router.bind(address)
+    except zmq.ZMQError as error:
+        owner = listener(address) if error.errno == zmq.EADDRINUSE else ""
+        raise AddressInUseError(error.errno, f"cannot serve {address}: {error.strerror}{owner}") from None
+    finally:
+        os.umask(mask)
+
+
+def _loop(router: zmq.Socket[bytes], guests: GuestList | None, must_stop: Callable[[], bool]) -> None:
     table = LeaseTable(secrets.token_bytes(16), lambda: secrets.token_bytes(16), time.monotonic())
     next_clock = time.monotonic()
     while True:
         with contextlib.suppress(zmq.Again):
-            _answer(router, table, router.recv_multipart())
+            _answer(router, table, *_receive(router, guests))
         now = time.monotonic()
         if now >= next_clock:
             next_clock = now + _CLOCK_MS / 1000
+            for user in guests.who_left() if guests is not None else ():
+                _LOG.warning("the key %s was revoked", user)
+                _perform(router, table.handle(Revoked(user), now))
             _perform(router, table.handle(Clock(), now))
             if must_stop():
                 return
 
 
-def _answer(router: zmq.Socket[bytes], table: LeaseTable, frames: list[bytes]) -> None:
+def _receive(router: zmq.Socket[bytes], guests: GuestList | None) -> tuple[list[bytes], str]:
+    """The next message, and the key of who sent it; no frames from one whose key was revoked.
+
+    Raises:
+        zmq.Again: nothing came in time.
+    """
+    if guests is None:
+        return router.recv_multipart(), ""
+    route = router.recv(copy=False)
+    frames = [route.bytes, *router.recv_multipart()]
+    user = user_of(route)
+    if user in guests:
+        return frames, user
+    cut(route)
+    return [], user
+
+
+def _answer(router: zmq.Socket[bytes], table: LeaseTable, frames: list[bytes], user: str) -> None:
+    if not frames:
+        return
     peer = frames[0]
     try:
         p.check_frames(frames[1:])
-        event = Received(peer, p.decode(frames[1]), frames[2:])
+        event = Received(peer, p.decode(frames[1]), frames[2:], user)
     except ProtocolError as error:
         _LOG.warning("rejected a message from %s: %s", peer.hex(), error)
         _perform(router, [Send(peer, p.Rejected(str(error)))])

@@ -1,6 +1,6 @@
 """GRPO learns to follow a route from groups of rollouts that fork from one moment: one file, read from top to bottom.
 
-    pip install -e '.[learn,demo]'
+    pip install -e '.[learn]'
     python examples/grpo.py --seed 1 --minutes 10 --out runs/grpo1
 
 Group Relative Policy Optimization (Shao et al. 2024). Each group drives on from one saved moment of the world: its
@@ -28,10 +28,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import zmqcarla
@@ -39,9 +36,12 @@ from zmqcarla.rollout_group import RolloutGroup, step_groups
 from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, WAYPOINTS
 
 try:
+    import matplotlib
     import torch  # pyright: ignore[reportMissingImports]
-except ImportError:
-    sys.exit("expected torch for this example, found none that imports; install it: pip install 'zmqcarla[learn,demo]'")
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+except ImportError as error:
+    sys.exit(f"expected torch and matplotlib for this example, found: {error}; install: pip install 'zmqcarla[learn]'")
 
 ENV: dict[str, Any] = {
     "observation": "state",  # three vectors; no camera, so nothing is rendered
@@ -98,14 +98,14 @@ def to_env(actions: Any) -> FloatArray:
     return np.asarray(actions, np.float32) * SCALE
 
 
-def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
-    """One episode of every row without exploration; `policy` None does nothing at all."""
+def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int, until_s: float) -> dict[str, Any]:
+    """One episode of every row without exploration, if there is time; `policy` None does nothing at all."""
     observations, _ = vec.reset(seed=seed)
     n = vec.num_envs
     returns, completed, running = np.zeros(n), np.zeros(n), np.ones(n, bool)
     terms: defaultdict[str, float] = defaultdict(float)
-    endings = [""] * n
-    while running.any():
+    endings = ["unfinished"] * n
+    while running.any() and time.monotonic() < until_s:
         with torch.no_grad():
             actions = np.zeros((n, 2)) if policy is None else policy(torch.from_numpy(features(observations)))
         # A row that is done drives on until all are, and does not count.
@@ -119,7 +119,8 @@ def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
                 if not name.startswith("_"):
                     terms[name] += float(values[row]) / n
             completed[row] = infos["route_completion"][row]
-            endings[row] = infos["terminated_by"][row] or "max_steps"
+            if terminated[row] or truncated[row]:
+                endings[row] = infos["terminated_by"][row] or "max_steps"
         running &= ~(terminated | truncated)
     return {
         "mean_return": float(returns.mean()),
@@ -142,7 +143,8 @@ def main() -> None:
     n, size = options.workers, options.workers // options.groups
     if size < 2 or size * options.groups != n:
         parser.error(f"expected --workers to be --groups times at least 2, found {n} and {options.groups}")
-    began_s, budget_s = time.monotonic(), 60.0 * options.minutes
+    began_s = time.monotonic()
+    until_s = began_s + 60.0 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)  # the network is small, and the cores belong to the simulators
@@ -156,7 +158,7 @@ def main() -> None:
 
     vec = zmqcarla.make_vec_env(n, env_kwargs=ENV, simulator="embedded", autoreset_mode="Disabled")
     with contextlib.closing(vec):
-        zero_action = evaluate(vec, None, seed=10_000 * options.seed + 5_000)
+        zero_action = evaluate(vec, None, seed=10_000 * options.seed + 5_000, until_s=until_s)
         print(f"doing nothing: mean return of an episode {zero_action['mean_return']:.1f}", flush=True)
         lanes = [np.asarray(line) for line in vec.call("lane_lines")[0]]
 
@@ -165,10 +167,9 @@ def main() -> None:
         standing = [group.start()[0] for group in groups]  # observations of each group's members
         curve: list[dict[str, Any]] = []
         pictured: list[dict[str, Any]] = []
-        trained_from_s, torch_s, steps, update = time.monotonic() - began_s, 0.0, 0, 0
-        # The rest is for the evaluation.
-        train_s = max(0.95 * budget_s - trained_from_s, 1.0)
-        while (share := (time.monotonic() - began_s - trained_from_s) / train_s) < 1.0 or update == 0:
+        torch_s, steps, update, trained_from_s = 0.0, 0, 0, time.monotonic()
+        train_s = max(0.95 * (until_s - trained_from_s), 1.0)  # the rest is for the evaluation
+        while (share := (time.monotonic() - trained_from_s) / train_s) < 1.0 or update == 0:
             # Drive: ROUNDS times, every group from where it stands.
             batches: list[Any] = []
             for _ in range(ROUNDS):
@@ -233,13 +234,14 @@ def main() -> None:
                 flush=True,
             )
 
-        trained_s = time.monotonic() - began_s - trained_from_s
-        evaluation = evaluate(vec, policy, seed=10_000 * options.seed + 5_000)
+        trained_s = time.monotonic() - trained_from_s
+        evaluation = evaluate(vec, policy, seed=10_000 * options.seed + 5_000, until_s=until_s)
     tenths: list[list[float]] = [[] for _ in range(10)]
     for one in curve:
         tenths[min(int(10 * (one["step"] - 1) / steps), 9)] += one["returns"]
     means = [float(np.mean(tenth)) if tenth else None for tenth in tenths]
     summary = {
+        "example": "grpo",
         "settings": {"seed": options.seed, "minutes": options.minutes, "workers": n, "groups": options.groups}
         | {"kl": options.kl, "env": ENV, "horizon": HORIZON},
         "steps": steps,
@@ -287,26 +289,37 @@ def draw_curve(path: Path, curve: list[dict[str, Any]], means: list[Any], steps:
 
 
 def draw_branches(path: Path, lanes: list[Any], pictured: list[dict[str, Any]]) -> None:
-    """Some groups seen from above: red is the worst of its group, green the best."""
+    """Some groups seen from above, the route dotted: red is the worst of its group, green the best."""
     figure = Figure(figsize=(12.0, 8.4), dpi=100, layout="constrained")
     axes: Any = figure.subplots(2, PICTURES // 2)
     for axis, one in zip(axes.ravel(), pictured, strict=False):
         batch = one["batch"]
         lines = batch.observations["vehicle_state"][..., :2].swapaxes(0, 1)  # (G, T + 1, 2): x and y in metres
         ranks = np.argsort(np.argsort(batch.returns)) / (len(lines) - 1)
-        axis.add_collection(LineCollection(lanes, colors="0.85", linewidths=6.0, zorder=1))
         for line, rank in zip(lines, ranks, strict=True):
             colour = matplotlib.colormaps["RdYlGn"](float(rank))
             axis.plot(line[:, 0], line[:, 1], color=colour, linewidth=1.6, zorder=2)
             axis.plot(*line[-1], "o", color=colour, markeredgecolor="black", markersize=5, zorder=3)
-        axis.plot(*lines[0, 0], "s", color="white", markeredgecolor="black", markersize=7, zorder=4)
+        x_m, y_m, *_, yaw_deg = batch.observations["vehicle_state"][0, 0, : VEHICLE_STATE.index("yaw_deg") + 1]
+        ahead = batch.observations["navigation"][0, 0, WAYPOINTS].reshape(-1, 2) @ rotation(yaw_deg) + (x_m, y_m)
+        axis.plot(ahead[:, 0], ahead[:, 1], ":", color="black", linewidth=1.2, zorder=2)
+        axis.plot(x_m, y_m, "s", color="white", markeredgecolor="black", markersize=7, zorder=4)
         low, high = lines.min(axis=(0, 1)), lines.max(axis=(0, 1))
         (x_m, y_m), half_m = (low + high) / 2.0, max(float((high - low).max()) / 2.0 + 4.0, 12.0)
         axis.set(xlim=(x_m - half_m, x_m + half_m), ylim=(y_m + half_m, y_m - half_m), aspect="equal")
         axis.set(xlabel="x (m)", ylabel="y (m)")
+        # A lane is drawn three metres broad; a panel of this figure has a side of about 230 points.
+        broad = 230.0 * 3.0 / (2.0 * half_m)
+        axis.add_collection(LineCollection(lanes, colors="0.88", linewidths=broad, capstyle="butt", zorder=1))
         title = f"update {one['update']}: returns {batch.returns.min():.1f} to {batch.returns.max():.1f}"
         axis.set_title(title, fontsize=10)
     figure.savefig(path)
+
+
+def rotation(yaw_deg: float) -> Any:
+    """Turns rows (forward, right) into rows (x, y) of the world."""
+    cosine, sine = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
+    return np.array([[cosine, sine], [-sine, cosine]])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """PPO learns to follow a route: one file, read from top to bottom.
 
-    pip install -e '.[learn,demo]'
+    pip install -e '.[learn]'
     python examples/ppo.py --seed 1 --minutes 10 --out runs/ppo1
 
 Proximal Policy Optimization (Schulman et al. 2017) with a clipped ratio and generalised advantage estimation, on
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import zmqcarla
@@ -31,8 +30,9 @@ from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE
 
 try:
     import torch  # pyright: ignore[reportMissingImports]
-except ImportError:
-    sys.exit("expected torch for this example, found none that imports; install it: pip install 'zmqcarla[learn,demo]'")
+    from matplotlib.figure import Figure
+except ImportError as error:
+    sys.exit(f"expected torch and matplotlib for this example, found: {error}; install: pip install 'zmqcarla[learn]'")
 
 ENV: dict[str, Any] = {
     "observation": "state",  # three vectors; no camera, so nothing is rendered
@@ -87,14 +87,14 @@ def to_env(actions: Any) -> FloatArray:
     return np.asarray(actions, np.float32) * SCALE
 
 
-def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
-    """One episode of every row without exploration; `policy` None does nothing at all."""
+def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int, until_s: float) -> dict[str, Any]:
+    """One episode of every row without exploration, if there is time; `policy` None does nothing at all."""
     observations, _ = vec.reset(seed=seed)
     n = vec.num_envs
     returns, completed, running = np.zeros(n), np.zeros(n), np.ones(n, bool)
     terms: defaultdict[str, float] = defaultdict(float)
-    endings = [""] * n
-    while running.any():
+    endings = ["unfinished"] * n
+    while running.any() and time.monotonic() < until_s:
         with torch.no_grad():
             actions = np.zeros((n, 2)) if policy is None else policy(torch.from_numpy(features(observations)))
         observations, rewards, terminated, truncated, infos = vec.step(to_env(actions))
@@ -109,7 +109,8 @@ def evaluate(vec: zmqcarla.VectorEnv, policy: Any, seed: int) -> dict[str, Any]:
                 if not name.startswith("_"):
                     terms[name] += float(values[row]) / n
             completed[row] = info["route_completion"][row]
-            endings[row] = info["terminated_by"][row] or "max_steps"
+            if ended[row]:
+                endings[row] = info["terminated_by"][row] or "max_steps"
         running &= ~ended
     return {
         "mean_return": float(returns.mean()),
@@ -127,7 +128,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8, help="environments that drive at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/ppo"), help="folder for curve.png and curve.json")
     options = parser.parse_args()
-    began_s, budget_s, n = time.monotonic(), 60.0 * options.minutes, options.workers
+    n, began_s = options.workers, time.monotonic()
+    until_s = began_s + 60.0 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)  # the networks are small, and the cores belong to the simulators
@@ -139,16 +141,15 @@ def main() -> None:
 
     vec = zmqcarla.make_vec_env(n, env_kwargs=ENV, simulator="embedded", autoreset_mode="SameStep")
     with contextlib.closing(vec):
-        zero_action = evaluate(vec, None, seed=10_000 * options.seed + 5_000)
+        zero_action = evaluate(vec, None, seed=10_000 * options.seed + 5_000, until_s=until_s)
         print(f"doing nothing: mean return {zero_action['mean_return']:.1f}", flush=True)
 
         observations, _ = vec.reset(seed=10_000 * options.seed)
         seen = torch.from_numpy(features(observations))
         returns_so_far = np.zeros(n)
-        episodes: list[dict[str, Any]] = []
-        trained_from_s, torch_s, steps, update = time.monotonic() - began_s, 0.0, 0, 0
-        # The rest is for the evaluation.
-        train_s = max(0.95 * budget_s - trained_from_s, 1.0)
+        curve: list[dict[str, Any]] = []
+        torch_s, steps, update, trained_from_s = 0.0, 0, 0, time.monotonic()
+        train_s = max(0.95 * (until_s - trained_from_s), 1.0)  # the rest is for the evaluation
         batch = {
             "seen": torch.zeros(ROLLOUT, n, FEATURES),
             "actions": torch.zeros(ROLLOUT, n, 2),
@@ -156,9 +157,10 @@ def main() -> None:
             "values": torch.zeros(ROLLOUT, n),
         }
         rewards_got, ended = torch.zeros(ROLLOUT, n), torch.zeros(ROLLOUT, n)
-        while (share := (time.monotonic() - began_s - trained_from_s) / train_s) < 1.0 or update == 0:
+        while (share := (time.monotonic() - trained_from_s) / train_s) < 1.0 or update == 0:
             # Drive.
-            first = len(episodes)
+            returns: list[float] = []  # of the episodes that end now
+            completed: list[float] = []
             for t in range(ROLLOUT):
                 with torch.no_grad():
                     chances = torch.distributions.Normal(actor(seen), log_std.exp())
@@ -177,13 +179,13 @@ def main() -> None:
                         last = {name: part[None] for name, part in infos["final_obs"][row].items()}
                         with torch.no_grad():
                             rewards_got[t, row] += GAMMA * critic(torch.from_numpy(features(last)))[0, 0]
-                    if not infos.get("_worker_lost", np.zeros(n, bool))[row]:
-                        percent = float(infos["final_info"]["route_completion"][row])
-                        place = {"step": steps + (t + 1) * n, "minute": (time.monotonic() - began_s) / 60.0}
-                        episodes.append({**place, "return": float(returns_so_far[row]), "route_percent": percent})
+                    if "worker_lost" not in infos or not infos["_worker_lost"][row]:
+                        returns.append(float(returns_so_far[row]))
+                        completed.append(float(infos["final_info"]["route_completion"][row]))
                     returns_so_far[row] = 0.0
             steps, update = steps + ROLLOUT * n, update + 1
             updating_from_s = time.monotonic()
+            curve.append({"step": steps, "minute": (updating_from_s - began_s) / 60.0, "returns": returns})
 
             # Generalised advantage estimation, backwards.
             with torch.no_grad():
@@ -215,22 +217,21 @@ def main() -> None:
                     optimizer.step()
             torch_s += time.monotonic() - updating_from_s
 
-            if len(episodes) > first:
-                found = {name: np.mean([one[name] for one in episodes[first:]]) for name in ("return", "route_percent")}
-                print(
-                    f"minute {(time.monotonic() - began_s) / 60.0:5.2f}  update {update:4}  steps {steps:7}  "
-                    f"episodes {len(episodes):5}  mean return {found['return']:6.1f}  "
-                    f"route {found['route_percent']:5.1f} %  noise {log_std.exp().tolist()[0]:.2f}",
-                    flush=True,
-                )
+            print(
+                f"minute {(time.monotonic() - began_s) / 60.0:5.2f}  update {update:4}  steps {steps:7}  "
+                f"episodes {len(returns):3}  mean return {np.mean(returns or [np.nan]):6.1f}  "
+                f"route {np.mean(completed or [np.nan]):5.1f} %  noise {log_std.exp().tolist()[0]:.2f}",
+                flush=True,
+            )
 
-        trained_s = time.monotonic() - began_s - trained_from_s
-        evaluation = evaluate(vec, actor, seed=10_000 * options.seed + 5_000)
-    tenths = [
-        [one["return"] for one in episodes if k * steps / 10 < one["step"] <= (k + 1) * steps / 10] for k in range(10)
-    ]
+        trained_s = time.monotonic() - trained_from_s
+        evaluation = evaluate(vec, actor, seed=10_000 * options.seed + 5_000, until_s=until_s)
+    tenths: list[list[float]] = [[] for _ in range(10)]
+    for one in curve:
+        tenths[min(int(10 * (one["step"] - 1) / steps), 9)] += one["returns"]
     means = [float(np.mean(tenth)) if tenth else None for tenth in tenths]
     summary = {
+        "example": "ppo",
         "settings": {"seed": options.seed, "minutes": options.minutes, "workers": n, "env": ENV},
         "steps": steps,
         "steps_per_s": steps / trained_s,
@@ -238,19 +239,20 @@ def main() -> None:
         "mean_return_by_tenth": means,
         "zero_action": zero_action,
         "evaluation": evaluation,
-        "episodes": episodes,
+        "curve": curve,
     }
     (options.out / "curve.json").write_text(json.dumps(summary, indent=1))
-    draw(options.out / "curve.png", episodes, means, zero_action["mean_return"], steps, f"PPO, seed {options.seed}")
+    draw(options.out / "curve.png", curve, means, zero_action["mean_return"], steps, f"PPO, seed {options.seed}")
     print(f"mean return, tenth by tenth: {', '.join('-' if mean is None else f'{mean:.1f}' for mean in means)}")
     print(f"without exploration: {evaluation}\n{steps / trained_s:.0f} steps/s; see {options.out}/curve.png")
 
 
-def draw(path: Path, episodes: list[dict[str, Any]], means: list[Any], zero: float, steps: int, title: str) -> None:
+def draw(path: Path, curve: list[dict[str, Any]], means: list[Any], zero: float, steps: int, title: str) -> None:
     """The return of every episode, and the means of the tenths of training."""
     figure = Figure(figsize=(8.0, 4.5), dpi=110, layout="constrained")
     axis: Any = figure.subplots()
-    axis.plot([one["step"] for one in episodes], [one["return"] for one in episodes], ".", markersize=2, color="0.7")
+    for one in curve:
+        axis.plot(np.full(len(one["returns"]), one["step"]), one["returns"], ".", markersize=2, color="0.7")
     middles = (np.arange(10) + 0.5) * steps / 10
     axis.plot(middles, np.array(means, float), "o-", color="tab:blue", label="mean of a tenth of training")
     axis.axhline(zero, color="tab:red", linestyle="--", label="doing nothing")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from zmqcarla.shm.layout import Layout, make_flatten, unflatten
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.segment import Segment, SegmentGoneError
+from zmqcarla.shm.writer_lock import WriterLock, has_writer
 
 _MAGIC: Final = b"zmqcarla arena 1"
 _STAMP: Final = struct.Struct("=Q")
@@ -83,8 +84,16 @@ class Arena:
         return cls(segment, space, layout)
 
     def row(self, row: int) -> ArenaRow:
-        """One row, as its worker writes it."""
+        """One row, as its worker writes it.
+
+        Raises:
+            RowTakenError: another living process can write into it.
+        """
         return ArenaRow(self, row)
+
+    def has_writer(self, row: int) -> bool:
+        """Whether a living process can write into a row."""
+        return has_writer(self.name, row)
 
     def write_leaves(self, slot: int, row: int, leaves: Mapping[int, Any], seq: int) -> None:
         """Put leaves that came inline into a row (a worker that does not see the arena sends all of them)."""
@@ -181,6 +190,7 @@ class ArenaRow:
     """
 
     def __init__(self, arena: Arena, row: int) -> None:
+        self._lock = WriterLock(arena.name, row)
         slots = range(arena.layout.slots)
         self._flatten = arena.flatten
         self._memory = arena.memory
@@ -212,3 +222,4 @@ class ArenaRow:
         """Let go of the arena's memory; afterwards nothing can be written."""
         self._leaves, self.views = [], []
         del self._memory
+        self._lock.close()

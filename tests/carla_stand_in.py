@@ -6,26 +6,24 @@ goes wrong stands in a file of the release: each start takes the next line of `p
     crash               ends by a signal before it listens
     hang                never listens
     late SECONDS        begins to load only then
-    grow MIB            takes so much more memory each 50 ms, up to 300 MiB
+    grow MIB            takes so much more memory with each tick
     --fault=FAULT       as for `zmqcarla sim`
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shlex
 import signal
 import sys
 import threading
 from pathlib import Path
 
+from zmqcarla.sim import faults
 from zmqcarla.sim.__main__ import main as run_simulator
-from zmqcarla.sim.faults import crash
 from zmqcarla.sim.launcher import translate
 
 PLAIN = "plain"
-_MOST_MIB = 300
 
 
 def install(folder: Path, *plan: str) -> str:
@@ -54,12 +52,15 @@ def _next_of_plan(folder: Path) -> str:
     return first
 
 
-def _grow(mib: int) -> None:
-    hoard: list[bytearray] = []
-    while sum(map(len, hoard)) < _MOST_MIB << 20:
-        hoard.append(bytearray(os.urandom(1) * (mib << 20)))
-        threading.Event().wait(0.05)
-    threading.Event().wait()
+def _grow_with_ticks(mib: int) -> None:
+    hoard: list[bytes] = []
+    before_tick = faults.Faults.before_tick
+
+    def grow(self: faults.Faults) -> None:
+        hoard.append(b"x" * (mib << 20))
+        before_tick(self)
+
+    faults.Faults.before_tick = grow  # type: ignore[method-assign]
 
 
 def main(folder: Path, arguments: list[str]) -> int:
@@ -70,18 +71,18 @@ def main(folder: Path, arguments: list[str]) -> int:
     told, _, value = _next_of_plan(folder).partition(" ")
     match told:
         case "crash":
-            crash("at its start")
+            faults.crash("at its start")
         case "hang":
             threading.Event().wait()
         case "late":
             threading.Event().wait(float(value))
         case "grow":
-            threading.Thread(target=_grow, args=(int(value),), daemon=True).start()
+            _grow_with_ticks(int(value))
         case _:
             pass
-    faults = [told] if told.startswith("--fault=") else []
+    fault = [told] if told.startswith("--fault=") else []
     ours, _ = translate(arguments)
-    return run_simulator([*ours, "--map", "default", *faults])
+    return run_simulator([*ours, "--map", "default", *fault])
 
 
 if __name__ == "__main__":

@@ -23,8 +23,11 @@ _MARK = "ZMQCARLA_TEST_RUN"
 _DEADLINE_S = 15.0
 
 os.environ[_MARK] = secrets.token_hex(8)
-os.environ.pop("ZMQCARLA_ADDRESS", None)
+for _name in ("ZMQCARLA_ADDRESS", "ZMQCARLA_KEYS", "ZMQCARLA_INSECURE"):
+    os.environ.pop(_name, None)
 os.environ.pop("CARLA_ROOT", None)
+# Test runs that share a machine do not know of each other's claims.
+os.environ["ZMQCARLA_FIRST_PORT"] = str(28000 + 4 * (os.getpid() % 600))
 # Workers and other child processes find the envs of the tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 

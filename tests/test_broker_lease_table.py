@@ -59,7 +59,7 @@ class Pool:
         return self.tell(CLIENT, command, *[f"action{row}".encode() for row in rows])
 
     def renew(self, lease_id: bytes, workers: tuple[str, ...] = ("w0",)) -> list[Send]:
-        return self.tell(CLIENT, p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, workers))
+        return self.tell(CLIENT, p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, workers, None, None))
 
     def reply(self, lease_id: bytes, seq: int, row: int, peer: bytes | None = None) -> list[Send]:
         return self.tell(peer or f"e{row}".encode(), p.RowReply(lease_id, row, seq, "ok"), f"obs{row}".encode())

@@ -59,6 +59,10 @@ def test_a_field_of_a_wrong_type_is_named(kind: type[p.Message]) -> None:
         msgpack.packb(["nonsense"]),
         msgpack.packb({}),
         b"\x91" * 4000,
+        b"\x91" * 1000 + b"\x90",  # as deep as msgpack goes: too deep for repr()
+        b"\xdd\xff\xff\xff\xff",  # a list of four billion, says its first byte
+        b"\xdc\x10\x01" + b"\x90" * 4097,
+        b"\xc9\x00\x10\x00\x00\x01" + bytes(1 << 20),
     ],
 )
 def test_garbage_is_a_protocol_error(header: bytes) -> None:
@@ -75,8 +79,25 @@ def test_sizes_are_limited() -> None:
         p.check_frames([b"", bytes(p.MAX_PAYLOAD_BYTES + 1)])
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (["release", bytes(65)], "max_bin_len"),
+        (["status_request", 1 << 63, b""], "64 bits"),
+        (["renew", b"id", "x" * 70_000, 1.0, [], None, None], "at most 65536 characters"),
+        (["renew", b"id", "x", float("nan"), [], None, None], "finite"),
+        (["renew", b"id", "x", float("inf"), [], None, None], "finite"),
+        (["renew", b"id", "x", 1.0, ["w"] * 4097, None, None], "4097"),
+    ],
+    ids=["bytes", "int", "text", "nan", "inf", "list"],
+)
+def test_every_field_has_a_size(message: list[Any], text: str) -> None:
+    with pytest.raises(ProtocolError, match=text):
+        p.decode(_packb(message))
+
+
 def test_a_missing_field_says_what_to_do() -> None:
-    with pytest.raises(ProtocolError, match="expected 4 fields in 'renew' of protocol 1, found 0; install the same"):
+    with pytest.raises(ProtocolError, match="expected 6 fields in 'renew' of protocol 1, found 0; install the same"):
         p.decode(_packb(["renew"]))
 
 
@@ -125,12 +146,24 @@ def test_what_has_no_encoding_is_named(culprit: Any) -> None:
         p.pack({"fine": 1, "info": {"deep": [0, culprit]}})
 
 
+def _nested_tuples(depth: int) -> bytes:
+    frame = _packb([])
+    for _ in range(depth):
+        frame = _packb(msgpack.ExtType(3, frame))
+    return frame
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         msgpack.packb(msgpack.ExtType(1, msgpack.packb(["O", [1], b"12345678"]))),
         msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f4", [3], b"1234"]))),
         msgpack.packb(msgpack.ExtType(9, b"")),
+        _nested_tuples(200),
+        _nested_tuples(5000),
+        b"\x91" * 100_000 + b"\x90",
+        b"\xdd\xff\xff\xff\xff",
+        msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f4", [1 << 40, 0], b""]))) + b"more",
         msgpack.packb(msgpack.ExtType(4, b"9" * 5000)),
         b"\xc1",
     ],

@@ -10,11 +10,12 @@ from typing import Any
 import carla
 import pytest
 
-from zmqcarla.workers.criteria.base import Criterion, Hit, Infraction, Kind, Tick
+from zmqcarla.workers.criteria.base import Criterion, Hit, Infraction, Kind, Staged, Tick
 from zmqcarla.workers.criteria.collisions import Collisions
 from zmqcarla.workers.criteria.lanes import OutsideLanes
 from zmqcarla.workers.criteria.progress import MinimumSpeed, RouteDeviation, RouteTimeout, VehicleBlocked
 from zmqcarla.workers.criteria.signs import RedLights, StopSigns
+from zmqcarla.workers.criteria.staged import ScenarioTimeouts, YieldToEmergency
 from zmqcarla.workers.score import PENALTY, Score, penalty_of
 from zmqcarla.workers.surroundings import Light, StopLine, StopSign
 
@@ -246,6 +247,60 @@ def test_slower_than_the_traffic_is_charged_by_quarters() -> None:
 @pytest.mark.parametrize("traffic_mps", [None, 0.0, 7.9])
 def test_as_fast_as_the_traffic_or_alone_is_not_charged(traffic_mps: float | None) -> None:
     assert not judged(MinimumSpeed(200.0), [replace(tick, traffic_mps=traffic_mps) for tick in drive()])
+
+
+# ----------------------------------------------------------------------------------------------------------- scenarios
+
+
+def followed(ticks: list[Tick], *, gap_m: float, until: int | None = None) -> list[Tick]:
+    """The same ticks with an emergency vehicle, in the ego's direction, `gap_m` behind it; negative is ahead of it."""
+    return [
+        replace(t, staged=Staged(emergency=((t.position_m[0] - gap_m, t.position_m[1], 0.0), 0.0)))
+        if until is None or k < until
+        else t
+        for k, t in enumerate(ticks)
+    ]
+
+
+def test_a_scenario_whose_time_is_up_is_charged_once() -> None:
+    ticks = stand(3.0)
+    ticks[20] = replace(ticks[20], staged=Staged(overdue=("Accident_1",)))
+    (found,) = judged(ScenarioTimeouts(), ticks)
+    assert (found.kind, found.tick.frame) == (Kind.SCENARIO_TIMEOUT, 21)
+    assert penalty_of([found]) == pytest.approx(0.7)
+    assert not judged(ScenarioTimeouts(), stand(3.0, staged=Staged(may_stand=True)))
+
+
+@pytest.mark.parametrize("until", [200, None])
+def test_staying_ahead_of_an_emergency_vehicle_is_charged_at_the_end(until: int | None) -> None:
+    (found,) = judged(YieldToEmergency(), followed(drive(), gap_m=10.0, until=until))
+    assert found.kind is Kind.YIELD_TO_EMERGENCY
+    assert penalty_of([found]) == pytest.approx(0.7)
+
+
+def test_an_emergency_vehicle_that_got_past_is_no_infraction() -> None:
+    ticks = drive()
+    passed = [*followed(ticks[:100], gap_m=10.0), *followed(ticks[100:200], gap_m=-5.0), *ticks[200:]]
+    assert not judged(YieldToEmergency(), passed)
+    assert not judged(YieldToEmergency(), ticks)
+
+
+def test_the_oncoming_lane_may_be_used_where_a_scenario_asks_for_it(road: Any) -> None:
+    ticks = drive()
+    allowed = Staged(oncoming_allowed=True)
+    overtaking = [
+        replace(t, position_m=(t.position_m[0], -2.0, 0.0), staged=allowed) if 250 <= k < 350 else t
+        for k, t in enumerate(ticks)
+    ]
+    assert not judged(OutsideLanes(road, 10.0), overtaking)
+    beside = [replace(t, position_m=(t.position_m[0], 5.5, 0.0), staged=allowed) for t in ticks]
+    assert judged(OutsideLanes(road, 10.0), beside)
+
+
+def test_standing_before_a_scenarios_obstacle_is_no_blockage() -> None:
+    assert not judged(VehicleBlocked(60.0), stand(120.0, staged=Staged(may_stand=True)))
+    freed = [*stand(50.0, staged=Staged(may_stand=True)), *[replace(t, time_s=t.time_s + 50.0) for t in stand(61.0)]]
+    assert [each.tick.time_s for each in judged(VehicleBlocked(60.0), freed)] == [pytest.approx(110.0)]
 
 
 # --------------------------------------------------------------------------------------------------------------- score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -60,10 +61,11 @@ def test_gpu_memory_is_summed_over_the_processes_that_the_driver_lists() -> None
 
 @pytest.mark.parametrize("name", ["recycle_episodes", "recycle_rss_growth_mib", "recycle_vram_growth_mib"])
 def test_negative_limits_are_refused(name: str) -> None:
+    settings: dict[str, Any] = {name: -1}
     with pytest.raises(ValueError, match=name):
-        WorkerConfig(worker_id="w", **{name: -1})
+        WorkerConfig(worker_id="w", **settings)
     with pytest.raises(ValueError, match=name):
-        CarlaEnvConfig(simulator="embedded", **{name: -1})
+        CarlaEnvConfig(simulator="embedded", **settings)
 
 
 def test_a_camera_needs_a_server_that_draws() -> None:

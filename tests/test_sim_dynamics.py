@@ -103,7 +103,7 @@ def test_a_steep_slope_moves_what_stands_free_and_the_brake_holds_it() -> None:
 
 
 def test_every_vehicle_moves_turns_and_stops() -> None:
-    for entry in LIBRARY.wire:
+    for entry in LIBRARY.wire(1):
         if not entry[1].startswith("vehicle."):
             continue
         model = model_of(LIBRARY[entry[1]])

@@ -36,10 +36,10 @@ def test_actor_record_is_119_bytes_and_its_fields_lie_where_the_client_reads_the
 
 
 def test_stream_messages_announce_their_exact_length() -> None:
-    head = wire.observer_head(5, 1.5, 2, 0.1, 0.05, wire.SimulationState.MAP_CHANGE, 3)
+    head = wire.observer_head(wire.LATEST, 5, 1.5, 2, 0.1, 0.05, wire.SimulationState.MAP_CHANGE, 3)
     (size,) = struct.unpack_from("<I", head)
     assert size == len(head) - 4 + 3 * wire.RECORD_BYTES
-    assert struct.unpack_from("<QQd", head, 4) == (wire.StreamType.WORLD, 5, 1.5)
+    assert struct.unpack_from("<QQd", head, 4) == (17, 5, 1.5)
     image = wire.image_head(4, 2, 90.0)
     message = wire.stream_head(wire.StreamType.RGB, 5, 1.5, (1, 2, 3, 4, 5, 6), len(image) + 32)
     assert struct.unpack_from("<I", message)[0] == len(message) - 4 + len(image) + 32

@@ -180,8 +180,10 @@ def test_a_fork_gives_lost_rows_a_new_env(make: Any) -> None:
 
 
 @pytest.mark.parametrize("ask", [snapshot_envs.DIE_AT_RESTORE, snapshot_envs.DIE_AT_IMPORT])
-def test_a_worker_that_dies_during_a_fork_is_started_again_and_forked(make: Any, ask: float) -> None:
-    vec = make()
+def test_a_worker_that_dies_during_a_fork_is_started_again_and_forked(
+    new_vec_env: NewVecEnv, hosts: Hosts, ask: float
+) -> None:
+    vec = new_vec_env(N, WALK, None, hosts.address)
     vec.reset(seed=1)
     vec.step(actions(1, 2, 3, ask=ask, row=2))
     observations, _ = vec.fork(0)
@@ -192,8 +194,8 @@ def test_a_worker_that_dies_during_a_fork_is_started_again_and_forked(make: Any,
     assert vec.list_snapshots() == ([],) * N
 
 
-def test_a_restore_brings_lost_rows_the_snapshot_of_another_row(make: Any) -> None:
-    vec = make()
+def test_a_restore_brings_lost_rows_the_snapshot_of_another_row(new_vec_env: NewVecEnv, hosts: Hosts) -> None:
+    vec = new_vec_env(N, WALK, None, hosts.address)
     vec.reset(seed=1)
     vec.fork(0)
     vec.save_snapshot("start")

@@ -31,10 +31,44 @@ def dealer() -> zmq.Socket[bytes]:
     """A socket for a broker that may come, go and come back; to be connected."""
     made: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     made.setsockopt(zmq.LINGER, 0)
+    made.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_PAYLOAD_BYTES)
     made.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
     made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
     made.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
     return made
+
+
+class Caller:
+    """Connects a socket to the broker, and again after the broker has refused its key: ZeroMQ itself gives up then.
+
+    Args:
+        socket: made by `dealer`.
+        address: of the broker.
+
+    Raises:
+        KeysError: the address wants keys, and they are missing, or open to others.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
+        self._socket = socket
+        self._refusals: zmq.Socket[bytes] | None = None
+        if protocol.keys_for(address) is not None:
+            self._refusals = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._endpoint = protocol.connect_to_broker(socket, address)
+
+    def look(self) -> None:
+        """Knock again if the last time was refused: the key may be on the list by now."""
+        if self._refusals is not None and self._refusals.poll(0):
+            self._refusals.recv_multipart()
+            self._socket.disconnect(self._endpoint)
+            self._socket.connect(self._endpoint)
+
+    def close(self) -> None:
+        """Stop looking; the socket stays."""
+        if self._refusals is not None:
+            self._socket.disable_monitor()
+            self._refusals.close(linger=0)
+            self._refusals = None
 
 
 class BrokerLink:
@@ -52,7 +86,7 @@ class BrokerLink:
         self.sweep_wanted = False
         self.socket = dealer()
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
-        self.socket.connect(address)
+        self._caller = Caller(self.socket, address)
         self._address = address
         self._complain_at: float | None = None
         self._sent: dict[str, protocol.Register] = {}
@@ -75,6 +109,7 @@ class BrokerLink:
             vitals_of: tells how the worker of an id does; asked when a heartbeat is due.
         """
         self._complain(offers, now)
+        self._caller.look()
         if not self._flush():
             return
         due = now >= self._due_at
@@ -111,6 +146,7 @@ class BrokerLink:
     def close(self) -> None:
         """Send what is still queued, for a moment, and let go."""
         self._flush()
+        self._caller.close()
         self.socket.close(linger=_LAST_MESSAGES_MS)
 
     def _take(self, message: protocol.Message) -> None:
@@ -139,8 +175,8 @@ class BrokerLink:
         elif now >= self._complain_at:
             self._complain_at = math.inf
             _LOG.warning(
-                "expected a broker at %s, found none that answers; start one with `zmqcarla broker`, or correct "
-                "--address. Still trying",
+                "expected a broker at %s, found none that answers; start one with `zmqcarla broker`, correct "
+                "--address, or authorise this host's key there (docs/security.md). Still trying",
                 self._address,
             )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -94,7 +95,7 @@ class CarlaEnv(SnapshotMethods):
         self.moment: Moment
         self._out: Observation | None = None
         self._bev: BevPainter | None = None
-        self._snapshots = SnapshotStore(self.config.snapshot_bytes)
+        self._snapshots = SnapshotStore(self.config.snapshot_bytes, self._snapshot_folder)
         self._difficulty = self.config.difficulty
         self._routes = () if self.config.routes is None else read_routes(self.config.routes)
         if self.config.connect is None and self._simulator == "carla":
@@ -123,6 +124,18 @@ class CarlaEnv(SnapshotMethods):
             return self._go_back(options, seed)
         super().reset(seed=seed)
         return self._begin(seed, {"difficulty": self.difficulty, **(options or {})})
+
+    def _snapshot_folder(self) -> Path | None:
+        """Where snapshots are written; the server's port, which may be part of it, is known by the first reset."""
+        named = self.config.snapshot_folder
+        if named is None:
+            return None
+        if "{port}" not in named:
+            return Path(named)
+        if self.config.connect is None and self.server is None:
+            return None
+        port = self.config.address()[1] if self.server is None else self.server.spec.port
+        return Path(named.replace("{port}", str(port)))
 
     def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
         """Start the episode that the generator and the options make."""
@@ -322,9 +335,8 @@ class CarlaEnv(SnapshotMethods):
         route_id = "" if scene.spec is None else scene.spec.route_id
         town = "" if session is None else session.town
         programme = self.episode.programme
-        phases = {} if programme is None else programme.phases
-        summary = self.episode.score.summary(scene.route.length_m)
-        return {"route_id": route_id, "town": town, "scenarios": phases, **summary}
+        staged = {"scenarios": [], "scenario_actors": []} if programme is None else programme.report()
+        return {"route_id": route_id, "town": town, **self.episode.score.summary(scene.route.length_m), **staged}
 
     def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         return Episode(session, self.config, self.np_random, options, spec)

@@ -110,7 +110,7 @@ class Children:
         return config.adapter if config.adapter is not None else config.gpu or 0
 
     def _claim_ports(self) -> ports.PortClaim:
-        """The block of the settings, or else a free one where no server has failed to come up since the last that did.
+        """The block of the settings, or else a free one where no server of this worker has failed to come up.
 
         A clash with a stranger's port shows in many ways, of which a refused bind is only the plainest.
         """
@@ -255,7 +255,6 @@ class Children:
     def _begin_service(self, server: servers.Server) -> None:
         """The server has come up."""
         self._server_served = True
-        self._refused_ports.clear()
         self._wear = ServerWear(self._limits)
         self._resets_before = self._resets_seen = int(self._page.fields["resets"])
         self._page.offer_server(f"127.0.0.1:{server.spec.port}")

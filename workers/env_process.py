@@ -28,7 +28,7 @@ from zmqcarla.broker.protocol import pack, unpack
 from zmqcarla.shm.board import Op
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.status_page import Phase, StatusPage
-from zmqcarla.workers.broker_link import dealer
+from zmqcarla.workers.broker_link import Caller, dealer
 from zmqcarla.workers.parent_death import die_with
 from zmqcarla.workers.served_env import ServedEnv, pack_note, pack_reply
 from zmqcarla.workers.worker_config import EnvProcessConfig
@@ -62,12 +62,13 @@ class EnvProcess:
         self._socket = dealer()
         self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
         self._socket.setsockopt(zmq.RCVTIMEO, int(protocol.HEARTBEAT_S * 1000))
+        self._caller = Caller(self._socket, config.broker)
 
     def run(self) -> NoReturn:
         """Serve until SIGTERM."""
-        self._socket.connect(self._config.broker)
         while True:
             self._page.enter(Phase.IDLE, self._row, self._seq)
+            self._caller.look()
             self._announce()
             if self._served.board is None:
                 self._serve_socket()
@@ -116,6 +117,7 @@ class EnvProcess:
     def close(self) -> None:
         """Close the env, as at the end of a lease, and the socket."""
         self._end_lease()
+        self._caller.close()
         self._socket.close()
 
     def _announce(self) -> None:
@@ -147,7 +149,7 @@ class EnvProcess:
             _log(f"ignored a message: {error}")
             return
         match message:
-            case protocol.RowCommand() if len(frames) == 2:
+            case protocol.RowCommand() if len(frames) == 2 and message.row >= 0 and message.seq > 0:
                 self._command(message, frames[1])
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:

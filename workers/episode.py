@@ -106,9 +106,11 @@ class Episode:
         traffic: the other road users.
         told: of an episode that was taken up again in another world: the ids that actors had when it began, by those
             that they have now. Reports go on with the old ones.
-        programme: the scenarios of the route file; None before the first moment.
+        programme: the scenarios of the route file; None before the first moment, and where somebody else stages them.
         score: what is counted against the driver.
     """
+
+    programme: Programme | None = None
 
     def __init__(
         self,
@@ -145,7 +147,6 @@ class Episode:
         self.ticks = 0
         self.told: dict[int, int] = {}
         self._told_frames = 0
-        self.programme: Programme | None = None
         self._weather_percent = 0
         difficulty = float(options.get("difficulty", config.difficulty))
         if not 0.0 <= difficulty <= 1.0:

@@ -25,7 +25,8 @@ from zmqcarla.broker.protocol import runtime_directory
 BLOCK_SIZE = 4
 EPHEMERAL_START = 32768
 FREE_START = 28000
-"""Where `claim_free` begins to look: far from CARLA's own default of 2000."""
+"""Where `claim_free` begins to look, far from CARLA's own 2000, unless the variable ZMQCARLA_FIRST_PORT says otherwise.
+Claims are known to one user only, so users of one host who start many servers do well to begin at different ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +105,19 @@ def claim(port: int) -> PortClaim:
     return PortClaim(block, lock_fds)
 
 
-def claim_free(first: int = FREE_START, avoid: Collection[int] = ()) -> PortClaim:
+def claim_free(first: int | None = None, avoid: Collection[int] = ()) -> PortClaim:
     """Claim the first free block at or after `first`.
 
     Args:
-        first: where to begin.
+        first: where to begin; None for ZMQCARLA_FIRST_PORT or `FREE_START`.
         avoid: first ports of blocks that looked free and were not: somebody can take a port between the claim and the
             server's own bind, or hold it in a way that the bind test does not see (IPv6 alone).
 
     Raises:
         PortInUseError: every block up to the ephemeral ports is taken.
+        ValueError: ZMQCARLA_FIRST_PORT is not a number.
     """
+    first = int(os.environ.get("ZMQCARLA_FIRST_PORT", FREE_START)) if first is None else first
     for port in range(first, EPHEMERAL_START - BLOCK_SIZE + 1, BLOCK_SIZE):
         if port in avoid:
             continue

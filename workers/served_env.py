@@ -253,9 +253,8 @@ class ServedEnv:
     def _rebuild(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
         open_payload, attach_payload = _fields(payload, "rebuild", "open", "attach")
         self._open(open_payload, row, seq)
-        if attach_payload is not None:
-            self._attach(attach_payload, row, seq)
-        return self._reset(payload, row, seq)
+        visible = {} if attach_payload is None else self._attach(attach_payload, row, seq)
+        return {**self._reset(payload, row, seq), **visible}
 
     def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
         began_s = time.perf_counter()

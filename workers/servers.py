@@ -7,6 +7,7 @@ pair; when that end closes, by `Server.close()` or by the starter's death, the g
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ QualityLevel = Literal["Low", "Epic"]
 QUALITY_LEVELS = ("Low", "Epic")
 """The two that CARLA knows."""
 
+_OLDER_CLIENTS = ("0.9.15",)
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_S = 0.02
 _LOG_TAIL_BYTES = 2000
@@ -68,7 +70,8 @@ class ServerSpec:
         """
         if self.simulator == "embedded":
             map_argument = [] if self.map is None else ["--map", self.map]
-            return [sys.executable, "-m", "zmqcarla.sim", "--port", str(self.port), *map_argument, *self.extra]
+            command = [sys.executable, "-m", "zmqcarla.sim", "--port", str(self.port)]
+            return [*command, *_protocol_arguments(), *map_argument, *self.extra]
         return [
             str(carla_script(self.carla_root)),
             "-RenderOffScreen" if self.rendering else "-nullrhi",
@@ -78,6 +81,15 @@ class ServerSpec:
             f"-quality-level={self.quality}",
             *self.extra,
         ]
+
+
+def _protocol_arguments() -> list[str]:
+    """What lets the embedded simulator speak to the client that is installed here, where that is an older one."""
+    try:
+        client = importlib.metadata.version("carla")
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return ["--protocol", client] if client in _OLDER_CLIENTS else []
 
 
 def carla_script(carla_root: str | None) -> Path:

@@ -207,9 +207,17 @@ class Session:
                 self._client.apply_batch_sync([carla.command.DestroyActor(each) for each in actor_ids], False)
 
     def keep_up(self) -> None:
-        """Notice that somebody else has loaded the world anew since, and take that one over."""
+        """Notice that somebody else has loaded the world anew since, and take that one over.
+
+        A client learns of it by a message, a while later; the embedded simulator can be asked.
+        """
+        wanted = None if self.calls is None else self.calls.episode_id()
         with self.answers("get_world"):
             world: Any = self._client.get_world()
+        deadline = time.monotonic() + self._timeout_s
+        while wanted is not None and world.id != wanted and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            world = self._client.get_world()
         if world.id == self.world.id:
             return
         self.end_traffic()

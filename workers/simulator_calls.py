@@ -44,6 +44,10 @@ class SimulatorCalls:
         found: list[Cycle] = self._call("zmqcarla_light_cycles", cycles or [])
         return found
 
+    def episode_id(self) -> int:
+        """Return the number of the loaded world: one of CARLA's own calls, which the client makes only as it starts."""
+        return int(self._call("get_episode_info")[0])
+
     def close(self) -> None:
         """Close the connection; the next call opens another one."""
         connection, self._socket = self._socket, None

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from zmqcarla import evaluate_cli, pool_cli, watch_cli
+from zmqcarla import evaluate_cli, keys_cli, pool_cli, watch_cli
 from zmqcarla.cli_options import OUT
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 pool_cli.register(app)
 watch_cli.register(app)
 evaluate_cli.register(app)
+keys_cli.register(app)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -17,7 +17,7 @@ OUT = Console()
 
 Address = Annotated[
     str | None,
-    typer.Option(envvar="ZMQCARLA_ADDRESS", help="ipc:///path or tcp://127.0.0.1:PORT; default: this user's socket"),
+    typer.Option(envvar="ZMQCARLA_ADDRESS", help="ipc:///path or tcp://HOST:PORT; default: this user's socket"),
 ]
 
 

@@ -22,7 +22,6 @@ import zmq
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.errors import (
-    BrokerUnavailableError,
     CommandTimeoutError,
     LeaseLostError,
     LeaseRefusedError,
@@ -30,11 +29,16 @@ from zmqcarla.broker.errors import (
     ProtocolError,
     ProtocolVersionError,
 )
+from zmqcarla.broker_socket import Handshakes, dealer
 
 _SLICE_MS: Final = 500
 """How long a wait sleeps before it looks whether the lease still lives."""
 _ANSWER_TIMEOUT_S: Final = 10.0
 """A broker that says nothing at all for this long is not there."""
+_NEWS_TIMEOUT_S: Final = 5.0
+"""How long the broker may take to hear of an end that stands on the board; then there is no broker."""
+_REPEAT_S: Final = 5.0
+"""A command without an answer is sent again after this long; nothing is done twice, and a cut link loses nothing."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,6 +46,7 @@ class _News:
     """What the renewing thread has learned; written by it, read by the stepping thread."""
 
     boot_id: bytes = b""
+    workers: tuple[str, ...] = ()
     lost_text: str = ""
     unanswered: int = 0
     """Renewals since the broker was heard. Counted, not timed: a client that was stopped for a while is not alone."""
@@ -97,35 +102,23 @@ class RowLease(Protocol):
         """Deaths that do not stand on the board."""
         ...
 
+    def after_the_end(self, row: int, news: dict[str, Any]) -> Outcome:
+        """What becomes of a row whose worker will not come back, as its supervisor said."""
+        ...
+
     def release(self) -> None:
         """Give the rows back; safe to call twice."""
         ...
 
 
-def connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """A DEALER that never blocks its process at exit."""
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, p.MAX_PAYLOAD_BYTES)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-    socket.connect(address)
-    return socket
-
-
 class Lease:
-    """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker.
-
-    Attributes:
-        workers: the worker behind each row.
-    """
+    """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker."""
 
     pack = staticmethod(p.pack)
     unpack = staticmethod(p.unpack)
 
     def __init__(self, address: str, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
         self.address = address
-        self.workers: tuple[str, ...] = ()
         self._lease_id = b""
         self._ttl_s = p.DEFAULT_TTL_S
         self._seq = 0
@@ -134,6 +127,7 @@ class Lease:
         self._news = _News()
         self._sent_to = b""  # boot_id of the broker that knows the unanswered commands
         self._unanswered: dict[int, list[bytes]] = {}
+        self._sent_at = 0.0
         self._stop = threading.Event()
         self._context = context
         self._renewal: threading.Thread | None = None
@@ -156,12 +150,13 @@ class Lease:
 
         Raises:
             BrokerUnavailableError: nobody answers at `address`.
+            KeysError: the address wants keys, which are missing or refused.
             LeaseTimeoutError: too few free workers within `timeout_s`.
             LeaseRefusedError: no worker of the pool will ever serve this.
             ProtocolVersionError: client and broker are of different releases.
         """
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        lease = cls(address, context, connect(context, address))
+        lease = cls(address, context, dealer(context))
         request = p.LeaseRequest(
             p.PROTOCOL, secrets.token_bytes(8), num_envs, env_id, float(timeout_s), float(ttl_s), simulator, gpu
         )
@@ -170,38 +165,33 @@ class Lease:
         except BaseException:
             lease._close_sockets()
             raise
-        lease._lease_id, lease.workers = leased.lease_id, leased.workers
-        lease._news.boot_id = leased.boot_id
+        lease._lease_id = leased.lease_id
+        lease._news.boot_id, lease._news.workers = leased.boot_id, leased.workers
         lease._ttl_s = ttl_s
-        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers))
+        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers, simulator, gpu))
         return lease
 
     def _ask(self, request: p.LeaseRequest, on_wait: Callable[[p.Queued], None] | None) -> p.Leased:
-        self._socket.send(p.encode(request))
-        silent_since = time.monotonic()
-        while True:
-            if not self._socket.poll(_SLICE_MS):
-                if time.monotonic() - silent_since >= _ANSWER_TIMEOUT_S:
-                    raise BrokerUnavailableError(self.address, _ANSWER_TIMEOUT_S)
-                continue
-            silent_since = time.monotonic()
-            message = p.decode(self._socket.recv_multipart()[0])
-            match message:
-                case p.Leased():
-                    return message
-                case p.Queued():
-                    if on_wait is not None:
-                        on_wait(message)
-                case p.Refused(reason="timeout"):
-                    raise LeaseTimeoutError(message.text, request.timeout_s)
-                case p.Refused(reason="protocol"):
-                    raise ProtocolVersionError(message.text)
-                case p.Refused():
-                    raise LeaseRefusedError(message.text)
-                case p.Rejected():
-                    raise ProtocolError(message.text)
-                case _:
-                    raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
+        with Handshakes(self._socket, self.address) as handshakes:
+            self._socket.send(p.encode(request))
+            while True:
+                message = p.decode(handshakes.first_answer(_ANSWER_TIMEOUT_S)[0])
+                match message:
+                    case p.Leased():
+                        return message
+                    case p.Queued():
+                        if on_wait is not None:
+                            on_wait(message)
+                    case p.Refused(reason="timeout"):
+                        raise LeaseTimeoutError(message.text, request.timeout_s)
+                    case p.Refused(reason="protocol"):
+                        raise ProtocolVersionError(message.text)
+                    case p.Refused():
+                        raise LeaseRefusedError(message.text)
+                    case p.Rejected():
+                        raise ProtocolError(message.text)
+                    case _:
+                        raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
 
     def _start_renewal(self, message: p.Renew) -> None:
         arguments = (self._context, self.address, message, self._stop, self._news)
@@ -210,6 +200,11 @@ class Lease:
         self._finalizer = weakref.finalize(
             self, _release, os.getpid(), self._context, self._socket, self._lease_id, self._stop, self._renewal
         )
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The worker behind each row, as of the last renewal."""
+        return self._news.workers
 
     @property
     def num_envs(self) -> int:
@@ -222,15 +217,19 @@ class Lease:
         self._seq += 1
         header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
         if not self._unanswered:
-            self._sent_to = self._news.boot_id
+            self._sent_to, self._sent_at = self._news.boot_id, time.monotonic()
         self._unanswered[self._seq] = [header, *payloads]
         self._socket.send_multipart(self._unanswered[self._seq])
         return self._seq
 
-    def _repeat_to_new_broker(self) -> None:
-        """A broker that was restarted knows nothing of the commands under way; workers do none of them twice."""
-        if self._sent_to != self._news.boot_id:
-            self._sent_to = self._news.boot_id
+    def _repeat_unanswered(self) -> None:
+        """A broker that was restarted, or whose link was cut, may know nothing of the commands under way.
+
+        Broker and workers do none of them twice; one that is done is answered again.
+        """
+        now = time.monotonic()
+        if self._sent_to != self._news.boot_id or now - self._sent_at >= _REPEAT_S:
+            self._sent_to, self._sent_at = self._news.boot_id, now
             for frames in self._unanswered.values():
                 self._socket.send_multipart(frames)
 
@@ -274,7 +273,7 @@ class Lease:
             frames = self._early.popleft() if self._early else self._receive(min(remaining_ms, _SLICE_MS))
             if not frames:
                 self.check_supervised()
-                self._repeat_to_new_broker()
+                self._repeat_unanswered()
                 if not remaining_ms:
                     return None
                 continue
@@ -318,6 +317,19 @@ class Lease:
                     self._early.append(frames)
         return []
 
+    def after_the_end(self, row: int, news: dict[str, Any]) -> Outcome:
+        """What becomes of a row whose worker will not come back: "lost" when the broker gives it another one.
+
+        The broker is asked until the news of the supervisor has reached it as well.
+        """
+        deadline = time.monotonic() + _NEWS_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for outcome in self.probe():
+                if outcome.row == row:
+                    return outcome
+            self._stop.wait(_NEWS_TIMEOUT_S / 500)
+        return Outcome(row, "gone", news)
+
     def check_supervised(self) -> None:
         """Raise LeaseLostError when the broker ended the lease or is gone, or this client released it."""
         if self._news.lost_text:
@@ -345,18 +357,18 @@ def _renew(
     context: zmq.Context[zmq.Socket[bytes]], address: str, message: p.Renew, stop: threading.Event, news: _News
 ) -> None:
     """Body of the background thread; holds no reference to the Lease, so that a forgotten one is collected."""
-    socket = connect(context, address)
-    renewal = p.encode(message)
+    socket = dealer(context)
     try:
+        p.connect_to_broker(socket, address)
         while not stop.wait(p.HEARTBEAT_S):
             if socket.poll(0, zmq.POLLOUT):
-                socket.send(renewal, zmq.NOBLOCK)
+                socket.send(p.encode(dataclasses.replace(message, workers=news.workers)), zmq.NOBLOCK)
             news.unanswered += 1
             while socket.poll(0):
                 answer = p.decode(socket.recv_multipart()[0])
                 match answer:
                     case p.Renewed():
-                        news.boot_id = answer.boot_id
+                        news.boot_id, news.workers = answer.boot_id, answer.workers
                         news.unanswered = 0
                     case p.LeaseLost():
                         news.lost_text = answer.text
@@ -390,15 +402,15 @@ def ask_status(address: str, timeout_s: float = 5.0) -> dict[str, Any]:
 
     Raises:
         BrokerUnavailableError: nobody answers within `timeout_s`.
+        KeysError: the address wants keys, which are missing or refused.
         ProtocolError: the broker does not understand the question.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = connect(context, address)
+    socket = dealer(context)
     try:
-        socket.send(p.encode(p.StatusRequest(p.PROTOCOL, secrets.token_bytes(8))))
-        if not socket.poll(int(timeout_s * 1000)):
-            raise BrokerUnavailableError(address, timeout_s)
-        frames = socket.recv_multipart()
+        with Handshakes(socket, address) as handshakes:
+            socket.send(p.encode(p.StatusRequest(p.PROTOCOL, secrets.token_bytes(8))))
+            frames = handshakes.first_answer(timeout_s)
         message = p.decode(frames[0])
         if not isinstance(message, p.StatusReply) or len(frames) != 2:
             raise ProtocolError(f"expected the state of the pool, found {message}")

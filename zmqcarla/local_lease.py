@@ -168,6 +168,10 @@ class LocalLease:
         self.check_supervised()
         return [_lost(row, news) for row, news in self._children.untold().items()]
 
+    def after_the_end(self, row: int, news: dict[str, Any]) -> Outcome:
+        """A child that will not come back has no successor."""
+        return Outcome(row, "gone", news)
+
     def check_supervised(self) -> None:
         """Raise LeaseLostError when the children have ended, or are another process's."""
         if not self._finalizer.alive:

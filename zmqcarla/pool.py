@@ -25,6 +25,7 @@ from typing import IO, Any, Final
 from zmqcarla.broker.errors import SimulatorStartError
 from zmqcarla.broker.protocol import is_served, runtime_directory
 from zmqcarla.shm.segment import sweep
+from zmqcarla.watch.gpus import adapters_of
 
 _STOP_TIMEOUT_S: Final = 12.0
 _BACKOFF_S: Final = 1.0
@@ -120,10 +121,12 @@ def _watch(children: list[_Child], stop_fds: list[int], parent_pid: int | None) 
 
 
 def _supervisor_config(config: PoolConfig) -> dict[str, Any]:
+    adapters = adapters_of(config.gpus) if config.simulator == "carla" else {}
     workers = [
         {
             "worker_id": f"{os.uname().nodename}-{os.getpid()}-{index}",
-            "gpu": config.gpus[index % len(config.gpus)] if config.gpus else None,
+            "gpu": (gpu := config.gpus[index % len(config.gpus)] if config.gpus else None),
+            "adapter": None if gpu is None else adapters.get(gpu),
             "port": None if config.base_port is None else config.base_port + 4 * index,
             "simulator": config.simulator,
             "map": config.map,

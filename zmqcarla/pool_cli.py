@@ -18,6 +18,7 @@ from zmqcarla.cli_options import (
     options_checked,
     simulator_of,
 )
+from zmqcarla.keys_cli import Insecure, Keys
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def broker(address: Address = None) -> None:
+def broker(address: Address = None, keys: Keys = None, insecure: Insecure = False) -> None:
     """Run the ROUTER between clients and workers; one a pool."""
     from zmqcarla.broker.protocol import default_address
     from zmqcarla.broker.router import serve
@@ -48,6 +49,8 @@ def worker(
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     fault: Annotated[list[str] | None, typer.Option(help="of the embedded simulator, see `sim`; repeatable")] = None,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run one worker: a CARLA server and the env that drives it, restarted when they die."""
     from zmqcarla.broker.protocol import default_address
@@ -92,6 +95,8 @@ def up(
     ] = None,
     step_timeout: Annotated[float, typer.Option(help="seconds after which a hanging step is cut")] = 60.0,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run a whole host: the broker and its workers, supervised together."""
     from zmqcarla.broker.errors import AddressInUseError

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError
+from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError, WorkerLostError
 from zmqcarla.client_board import ANY_BELL, OWN_BELL, ClientBoard
 from zmqcarla.lease import Outcome, RowLease
 from zmqcarla.shm.arena import Arena
@@ -28,6 +28,13 @@ from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.segment import SegmentGoneError
 
 Transport = Literal["auto", "shm", "zmq"]
+
+_LAST_BREATH_S: Final = 5.0
+"""How long a process that was killed may take to end."""
+_STILL_LIVES: Final = (
+    "its old process still lives and might write into the batch: end it (`zmqcarla status` names its host), and make a "
+    "new vector env"
+)
 
 _OP: Final = {"step": Op.STEP, "reset": Op.RESET}
 
@@ -122,17 +129,21 @@ class Rows:
             "num_envs": self.num_envs,
             "slots": arena.layout.slots,
         }
-        self._attach_all(transport)
+        self._transport = transport
+        self._attach_all()
 
-    def _attach_all(self, transport: Transport) -> None:
+    def _attach_all(self) -> None:
         for outcome in self.ask(range(self.num_envs), "attach", [self._lease.pack(self._attach)] * self.num_envs):
             self.visible[outcome.row] = outcome.kind == "ok" and outcome.payload["visible"]
         self.on_board[:] = self.visible if self._board is not None else False
         self._all_on_board = bool(self.on_board.all())
-        if transport == "shm" and not self.on_board.all():
+        self._check_transport()
+
+    def _check_transport(self) -> None:
+        if self._transport == "shm" and not self.visible.all():
             raise SegmentGoneError(
                 f'expected workers that see this /dev/shm for transport="shm", found rows '
-                f'{np.flatnonzero(~self.on_board)} elsewhere (another host or container); use "auto"'
+                f'{np.flatnonzero(~self.visible)} elsewhere (another host or container); use "auto"'
             )
 
     # --- the bus ---
@@ -173,7 +184,13 @@ class Rows:
         return self.send(rows, ops, payloads)
 
     def _rebuild_payload(self, row: int, slot: int, seed: int | None, options: dict[str, Any] | None) -> bytes:
-        """Payload of `rebuild`: open, attach and reset a row in a new process."""
+        """Payload of `rebuild`: open, attach and reset a row in a new process.
+
+        Raises:
+            WorkerLostError: the old process still lives.
+        """
+        if not self._is_abandoned(row):
+            raise WorkerLostError(f"row {row} (worker {self._lease.workers[row]}) cannot be rebuilt: {_STILL_LIVES}")
         reset = {"slot": slot, "seed": seed, "options": options}
         return self._lease.pack({"open": self._open_payloads[row], "attach": self._attach, **reset})
 
@@ -283,7 +300,9 @@ class Rows:
             return done_ns, Outcome(row, "error", board.read_note(row))
         if result is Result.LOST:
             note = board.read_note(row)
-            return done_ns, self._lost(Outcome(row, "gone" if note.pop("final") else "lost", note), batch)
+            final = note.pop("final")  # of this worker; the broker may have another one
+            outcome = self._lease.after_the_end(row, note) if final else Outcome(row, "lost", note)
+            return done_ns, self._lost(outcome, batch)
         self._check_stamp(row, slot, seq)
         reward, terminated, truncated, info, busy_s = board.read_row(row)
         batch.rewards[row], batch.terminated[row], batch.truncated[row] = reward, terminated, truncated
@@ -292,12 +311,28 @@ class Rows:
         return done_ns, None
 
     def _lost(self, outcome: Outcome, batch: Batch) -> Outcome | None:
-        """Note the loss of a row; the outcome when its worker will not come back."""
+        """Note the loss of a row; the outcome when it will not come back."""
         self._set_on_board(outcome.row, False)
+        if outcome.kind == "lost" and not self._is_abandoned(outcome.row):
+            reason = f"{outcome.payload['reason']}, and {_STILL_LIVES}"
+            outcome = Outcome(outcome.row, "gone", {**outcome.payload, "reason": reason})
         if outcome.kind == "gone":
             return outcome
         batch.losses[outcome.row] = outcome.payload
         return None
+
+    def _is_abandoned(self, row: int) -> bool:
+        """Whether no process can write into a row any more.
+
+        Supervisors tell of a death after waitpid, but a broker that heard nothing of a supervisor for too long cannot
+        know: the processes of one that died end at once, those of one that is stopped do not.
+        """
+        deadline_s = time.monotonic() + _LAST_BREATH_S
+        while self.visible[row] and self._arena.has_writer(row):
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_LAST_BREATH_S / 100)
+        return True
 
     def read_bus(self, outcomes: list[Outcome], seq: int, slot: int, batch: Batch) -> list[Outcome]:
         """Put answers that came over the bus into the batch; the outcomes that are failures."""
@@ -305,7 +340,8 @@ class Rows:
         for outcome in outcomes:
             row, payload = outcome.row, outcome.payload
             if outcome.kind == "lost":
-                self._lost(outcome, batch)
+                failure = self._lost(outcome, batch)
+                failed += [failure] if failure else []
             elif outcome.kind != "ok":
                 failed.append(outcome)
             elif isinstance(payload, dict):
@@ -363,8 +399,14 @@ class Rows:
     # --- observations ---
 
     def accept_reset(self, outcome: Outcome, slot: int, seq: int) -> None:
-        """Take the observation of a reset or rebuild; a rebuilt row listens to its bell from now on."""
+        """Take the observation of a reset or rebuild; a rebuilt row listens to its bell from now on.
+
+        Raises:
+            SegmentGoneError: the row moved to a worker elsewhere, and transport="shm" forbids that.
+        """
         row = outcome.row
+        self.visible[row] = outcome.payload.get("visible", self.visible[row])  # a rebuild may be on another host
+        self._check_transport()
         self._accept_leaves(row, slot, seq, outcome.payload["inline"])
         self._set_on_board(row, bool(self.visible[row]) and self._board is not None)
 

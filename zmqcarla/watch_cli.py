@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zmqcarla.cli_options import OUT, Address
+from zmqcarla.keys_cli import Insecure, Keys
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +20,8 @@ def register(app: typer.Typer) -> None:
 def status(
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON")] = False,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Show the workers, leases and queue of a pool."""
     from zmqcarla.broker.protocol import default_address
@@ -36,6 +39,8 @@ def top(
     interval: Annotated[float, typer.Option(help="seconds between two looks", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="print one frame, after two looks, and end")] = False,
     address: Address = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Watch a pool live: steps per second, memory, restarts, leases, queue. Ctrl-C ends it."""
     from zmqcarla.broker.protocol import default_address

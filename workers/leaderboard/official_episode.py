@@ -30,6 +30,8 @@ from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
 from zmqcarla.workers.leaderboard.official_score import OfficialScore
 from zmqcarla.workers.navigation import Route, RouteTracker
 from zmqcarla.workers.routes import RouteSpec
+from zmqcarla.workers.scenarios.programme import Programme
+from zmqcarla.workers.scenarios.stage import Stage
 from zmqcarla.workers.session import Session
 from zmqcarla.workers.traffic import Traffic, TrafficCounts
 
@@ -80,6 +82,7 @@ class OfficialEpisode(Episode):
         self._checkout = checkout
         self.traffic = Traffic(session, config, TrafficCounts(0, 0, 0))
         self.ticks = 0
+        self.told = {}
         self.vehicle: Any = None
         self.sensors: Any = None
         self._scenario: Any = None
@@ -97,6 +100,7 @@ class OfficialEpisode(Episode):
             extent = self.vehicle.bounding_box.extent
             self._half_width_m = float(extent.y)
             self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
+            self.programme = Programme(Stage(session, self.scene.route, config.delta_s), (), 0)  # theirs is another
             self.score: OfficialScore = OfficialScore(checkout, self._scenario, _names(spec))
             checkout.game_time.restart()
             with session.answers("spawn_actor"):

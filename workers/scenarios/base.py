@@ -116,8 +116,10 @@ class Scenario(ABC):
 
     def advance(self, tick: Tick) -> bool:
         """Go on after a tick; return whether it just ended because its time is up."""
-        if self.phase is Phase.AHEAD and tick.s_m >= self.trigger_s_m - self.build_ahead_m:
-            self._try_to_build(tick)
+        if self.phase is Phase.AHEAD:
+            if tick.s_m >= self.trigger_s_m - self.build_ahead_m:
+                self._try_to_build(tick)
+            return False  # the client knows where new actors are after the next tick
         if self.phase is Phase.READY and tick.s_m >= self.trigger_s_m - _TRIGGER_M:
             self.phase, self.started_s = Phase.RUNNING, tick.time_s
         if self.phase is not Phase.RUNNING:
@@ -146,7 +148,9 @@ class Scenario(ABC):
         """Return what changes, as plain values; actors by their ids."""
         own = {name: getattr(self, name) for name in self.own_state}
         common = {"phase": self.phase.value, "reason": self.reason, "started_s": self.started_s}
-        return {**common, "last_try_frame": self._last_try_frame, "actors": dict(self.actors), "own": own}
+        still = [part for part, actor_id in self.actors.items() if actor_id in self.stage.still]
+        more = {"last_try_frame": self._last_try_frame, "actors": dict(self.actors), "still": still}
+        return {**common, **more, "own": own}
 
     def set_state(self, state: Mapping[str, Any], renamed: Mapping[int, int]) -> None:
         """Take a state over.
@@ -160,6 +164,13 @@ class Scenario(ABC):
         self.actors = {part: renamed.get(int(each), int(each)) for part, each in state["actors"].items()}
         for name in self.own_state:
             setattr(self, name, state["own"][name])
+        for part in state["still"]:
+            self.stage.hold(self.actors[part])
+        for part in self.actors:
+            # A client does not send a control that is the last one of its own; let it know the one that counts.
+            actor = self.actor(part)
+            if actor.type_id.startswith("vehicle."):
+                actor.apply_control(actor.get_control())
 
     def _try_to_build(self, tick: Tick) -> None:
         if tick.frame - self._last_try_frame < _RETRY_TICKS:
@@ -195,6 +206,14 @@ class Scenario(ABC):
         if found not in ("left", "right"):
             raise CannotTakePlaceError(f"expected the direction left or right, found {found!r}")
         return "left" if found == "left" else "right"
+
+    def place(self, name: str) -> Vector:
+        """A parameter `<name x="..." y="..." z="..."/>`."""
+        given = self.spec.parameters.get(name)
+        if given is None:
+            raise CannotTakePlaceError(f"expected the parameter {name!r}, found {', '.join(self.spec.parameters)}")
+        x, y, z = (_number(given.get(axis, ""), name) for axis in "xyz")
+        return x, y, z
 
 
 def distance_m(tick: Tick, place: Any) -> float:

@@ -10,9 +10,17 @@ import numpy as np
 from zmqcarla.workers.criteria.base import Tick
 from zmqcarla.workers.scenarios.base import Scenario, near
 from zmqcarla.workers.scenarios.motion import drive, merging, set_off
-from zmqcarla.workers.scenarios.stage import CannotTakePlaceError, beside, lane_beside
+from zmqcarla.workers.scenarios.stage import CannotTakePlaceError, beside, lane_beside, lane_line
 
 _CHANGE_M: Final = 12.0
+_AFTER_JUNCTION_M: Final = 10.0
+_MERGE_M: Final = 10.0
+_NEXT_LANE_M: Final = 6.0
+_LONGEST_RAMP_M: Final = 300.0
+_FASTEST_MPS: Final = 25.0
+_BEFORE_EGO_M: Final = 15.0
+_MISSED_M: Final = 60.0
+_CUT_IN_S: Final = 5.3
 
 
 class CutIn(Scenario):
@@ -121,3 +129,49 @@ class StaticCutIn(CutIn):
         car = self.actor("cut in")
         fast = car.get_velocity().length() > 0.9 * self.speed_mps
         return drive(car, line, self.speed_mps) if fast else super().move(line)
+
+
+class HighwayCutIn(Scenario):
+    """A car comes from a ramp, arrives at the end of the junction right before the ego, and changes to its lane.
+
+    Approximated: its speed is chosen anew in every tick so that it arrives right before the ego; at first it stands.
+    """
+
+    own_state = ("_merged_s", "_joins_s_m")
+
+    def plan(self, rng: np.random.Generator) -> None:
+        """From the file's place on along its lane, and 10 m behind the junction onto the ego's."""
+        _, leave_m = self.stage.junction_after(self.trigger_s_m)
+        x_m, y_m, z_m = self.place("other_actor_location")
+        self._start = self.stage.map.get_waypoint(carla.Location(x_m, y_m, z_m))
+        self._meet_s_m = leave_m + _AFTER_JUNCTION_M
+        meeting = self.stage.lane_at(self._meet_s_m + _MERGE_M).transform.location
+        ramp = lane_line(self._start, _LONGEST_RAMP_M, through=True)
+        apart_m = np.linalg.norm(ramp - (meeting.x, meeting.y), axis=1)
+        if apart_m.min() > _NEXT_LANE_M:
+            raise CannotTakePlaceError(f"expected its lane to end beside the route, found it {apart_m.min():.0f} m off")
+        self._ramp = ramp[: max(int(apart_m.argmin()) - round(_MERGE_M / 2.0), 2)]
+        self._car = self.stage.car(rng)
+        self._merged_s: float | None = None
+        self._joins_s_m = 0.0
+
+    def build(self, tick: Tick) -> None:
+        """Bring it."""
+        del tick
+        self.actors["cut in"] = self.stage.park(self._car, beside(self._start))
+
+    def step(self, tick: Tick) -> bool:
+        """Come on, cut in, be gone."""
+        car = self.actor("cut in")
+        if self._merged_s is None:
+            here = car.get_location()
+            left_m = float(np.linalg.norm(self._ramp[-1] - (here.x, here.y)))
+            ego_s = max(self._meet_s_m - _BEFORE_EGO_M - tick.s_m, 0.1) / max(tick.speed_mps, 1.0)
+            speed_mps = min(left_m / ego_s, _FASTEST_MPS)
+            if set_off(car, self._ramp, speed_mps, self.stage.delta_s) > 2.0:
+                return self._meet_s_m + _MISSED_M < tick.s_m
+            self._merged_s, self._joins_s_m = tick.time_s, self._meet_s_m
+        line = self.stage.line(self._joins_s_m, self._joins_s_m + 100.0)
+        onto = merging((float(self._ramp[-1, 0]), float(self._ramp[-1, 1])), line, _CHANGE_M)
+        left_m = drive(car, onto, max(0.8 * tick.speed_mps, 3.0))
+        return left_m < 5.0 or tick.time_s - self._merged_s > _CUT_IN_S

@@ -15,7 +15,8 @@ from zmqcarla.workers.scenarios.motion import drive, halt, stands_in_the_way
 from zmqcarla.workers.scenarios.stage import CannotTakePlaceError, attribute
 
 _SINK_M: Final = 6.0
-_FOLLOW_M: Final = 9.0
+_FOLLOW_M: Final = 7.0
+_LEAST_M: Final = 16.0
 _MOST: Final = 8
 
 
@@ -42,8 +43,9 @@ class WithFlow(Scenario):
         Raises:
             CannotTakePlaceError: the line is too short.
         """
-        if len(line) < 8:
-            raise CannotTakePlaceError(f"expected a lane for other cars, found {2 * len(line)} m of it")
+        length_m = float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
+        if length_m < _LEAST_M:
+            raise CannotTakePlaceError(f"expected {_LEAST_M:g} m of lane for other cars, found {length_m:.0f} m")
         self._line, self._flow_mps, self._gaps_m = line, speed_mps, gaps_m
         self._flow_seed = int(rng.integers(2**31))
         self._models = [str(each.id) for each in self.stage.cars(_is_ordinary)]

@@ -39,8 +39,9 @@ class HardBreakRoute(Scenario):
 
     def advance(self, tick: Tick) -> bool:
         """Keep a gap to the ego until the trigger."""
+        was_there = self.phase is Phase.READY
         overdue = super().advance(tick)
-        if self.phase is Phase.READY:
+        if was_there and self.phase is Phase.READY:
             lead = self.actor("lead")
             gap_m = distance_m(tick, lead.get_location())
             closing = max(0.0, _GAP_M - gap_m)

@@ -13,8 +13,14 @@ from zmqcarla.workers.scenarios.crossing import (
     VehicleTurningRoute,
     VehicleTurningRoutePedestrian,
 )
-from zmqcarla.workers.scenarios.cut_in import ParkingCutIn, StaticCutIn
+from zmqcarla.workers.scenarios.cut_in import HighwayCutIn, ParkingCutIn, StaticCutIn
 from zmqcarla.workers.scenarios.emergency import YieldToEmergencyVehicle
+from zmqcarla.workers.scenarios.given_flow import (
+    EnterActorFlow,
+    HighwayExit,
+    InterurbanActorFlow,
+    MergerIntoSlowTraffic,
+)
 from zmqcarla.workers.scenarios.hard_brake import HardBreakRoute
 from zmqcarla.workers.scenarios.invading_turn import InvadingTurn
 from zmqcarla.workers.scenarios.junctions import (
@@ -49,10 +55,15 @@ KINDS: Final[dict[str, type[Scenario]]] = {
         ConstructionObstacleTwoWays,
         ControlLoss,
         DynamicObjectCrossing,
+        EnterActorFlow,
         HardBreakRoute,
         HazardAtSideLane,
         HazardAtSideLaneTwoWays,
+        HighwayCutIn,
+        HighwayExit,
+        InterurbanActorFlow,
         InvadingTurn,
+        MergerIntoSlowTraffic,
         NonSignalizedJunctionLeftTurn,
         NonSignalizedJunctionRightTurn,
         OppositeVehicleRunningRedLight,

@@ -17,7 +17,7 @@ from zmqcarla.workers.scenarios.flow import WithFlow, joined
 from zmqcarla.workers.scenarios.motion import drive, halt
 from zmqcarla.workers.scenarios.stage import (
     CannotTakePlaceError,
-    attribute,
+    Side,
     beside,
     edge_of_road,
     lane_line,
@@ -49,11 +49,11 @@ class Obstacle(WithFlow):
     two_ways: ClassVar[bool] = False
     notice_m: ClassVar[float] = 50.0
     usual_distance_m: ClassVar[float] = 120.0
-    own_state = ("_made", "_noticed_s", "_end_s_m")
+    own_state: ClassVar[tuple[str, ...]] = ("_made", "_noticed_s", "_end_s_m")
 
     def plan(self, rng: np.random.Generator) -> None:
         """Find the obstacle's place."""
-        self._side = self.side()
+        self._side: Side = self.side()
         self._sign = 1.0 if self._side == "right" else -1.0
         self._noticed_s: float | None = None
         self._made = 0
@@ -220,7 +220,7 @@ class VehicleOpensDoorTwoWays(Obstacle):
         if beside_it is None or beside_it.lane_type == carla.LaneType.Sidewalk:
             raise CannotTakePlaceError("expected a lane to park on beside the route, found none")
         self._parking = beside_it
-        doors = self.stage.cars(lambda each: attribute(each, "has_dynamic_doors") == "true")
+        doors = self.stage.cars(lambda each: bool(each.get_attribute("has_dynamic_doors")))
         self._car = str(doors[int(rng.integers(len(doors)))].id)
         self._open = False
         return self._at_s_m

@@ -32,6 +32,7 @@ class Programme:
             seed: what is random in them comes from it.
         """
         self.scenarios: list[Scenario] = []
+        self._stage = stage
         self._seed = seed
         self._never: list[str] = []
         for k, spec in enumerate(specs):
@@ -43,17 +44,23 @@ class Programme:
                 self.scenarios.append(KINDS[spec.kind](spec, stage, trigger_s_m, rng))
             except CannotTakePlaceError as error:
                 self._never.append(f"{spec.name} ({spec.kind}): {error}")
-        self._skipped = tuple(self._never)
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """Those that do not take place, with the reason; more may come, where actors find no room."""
-        return self._skipped
+        failed = (f"{each.name}: {each.reason}" for each in self.scenarios if each.phase is Phase.SKIPPED)
+        return (*self._never, *failed)
 
-    @property
-    def phases(self) -> dict[str, str]:
-        """How far each is, by its name."""
-        return {each.name: each.phase.value for each in self.scenarios}
+    def report(self) -> dict[str, Any]:
+        """Return how far each scenario came and where its trigger was, and which actors came where: plain values."""
+        triggers = [(each, each.spec.trigger_m) for each in self.scenarios]
+        return {
+            "scenarios": [
+                {"name": each.name, "status": each.phase.value, "x_m": x_m, "y_m": y_m}
+                for each, (x_m, y_m, _) in triggers
+            ],
+            "scenario_actors": [{"type": kind, "x_m": x_m, "y_m": y_m} for kind, x_m, y_m in self._stage.brought],
+        }
 
     @property
     def actor_ids(self) -> list[int]:
@@ -66,8 +73,6 @@ class Programme:
         if not going:
             return NOTHING_STAGED
         overdue = tuple(each.name for each in going if each.advance(tick))
-        failed = [f"{each.name}: {each.reason}" for each in self.scenarios if each.phase is Phase.SKIPPED]
-        self._skipped = (*self._never, *failed)
         running = [each for each in going if each.running]
         if not running and not overdue:
             return NOTHING_STAGED
@@ -93,7 +98,8 @@ class Programme:
 
     def get_state(self) -> dict[str, Any]:
         """Return what a snapshot has to hold: plain values."""
-        return {"seed": self._seed, "scenarios": [each.get_state() for each in self.scenarios]}
+        brought = [list(each) for each in self._stage.brought]
+        return {"seed": self._seed, "brought": brought, "scenarios": [each.get_state() for each in self.scenarios]}
 
     def set_state(self, state: Mapping[str, Any], renamed: Mapping[int, int] | None = None) -> None:
         """Take the state of a programme of the same route over.
@@ -112,3 +118,4 @@ class Programme:
             )
         for each, own in zip(self.scenarios, state["scenarios"], strict=True):
             each.set_state(own, renamed or {})
+        self._stage.brought[:] = [(str(kind), float(x_m), float(y_m)) for kind, x_m, y_m in state["brought"]]

@@ -33,6 +33,8 @@ class Stage:
         map: its road network.
         route: the line to drive.
         delta_s: simulated seconds per tick.
+        still: ids of actors that no force moves; the API does not tell.
+        brought: type and place (x, y in metres) of every actor that came.
     """
 
     def __init__(self, session: Session, route: Route, delta_s: float) -> None:
@@ -40,6 +42,8 @@ class Stage:
         self.map: Any = session.map
         self.route = route
         self.delta_s = delta_s
+        self.still: set[int] = set()
+        self.brought: list[tuple[str, float, float]] = []
         self._known: dict[int, Any] = {}
         step = np.diff(route.xy_m, axis=0)
         heading = np.arctan2(step[:, 1], step[:, 0])
@@ -57,6 +61,12 @@ class Stage:
         if distance_m[best] > _OFF_ROUTE_M:
             raise CannotTakePlaceError(f"expected its trigger on the route, found it {distance_m[best]:.0f} m off")
         return float(self.route.s_m[best])
+
+    def nearest(self, x_m: float, y_m: float) -> tuple[float, float]:
+        """Return the place on the route that is nearest to one of the world, and how far it is from there."""
+        distance_m = np.linalg.norm(self.route.xy_m - (x_m, y_m), axis=1)
+        k = int(distance_m.argmin())
+        return float(self.route.s_m[k]), float(distance_m[k])
 
     def lane_at(self, s_m: float) -> Any:
         """Return the waypoint of the lane under a place of the route.
@@ -169,9 +179,16 @@ class Stage:
             at = place.location
             raise CannotTakePlaceError(f"expected room for {blueprint_id} at ({at.x:.1f}, {at.y:.1f}), found none")
         self._known[int(actor.id)] = actor
+        self.brought.append((blueprint_id, place.location.x, place.location.y))
         if not moves:
-            actor.set_simulate_physics(False)
+            self.hold(int(actor.id))
         return int(actor.id)
+
+    def hold(self, actor_id: int) -> None:
+        """Let no force move an actor."""
+        self.still.add(actor_id)
+        with self.session.answers("set_actor_simulate_physics"):
+            self.actor(actor_id).set_simulate_physics(False)
 
     def park(self, blueprint_id: str, place: carla.Transform, lights: int = 0) -> int:
         """Bring a vehicle that stands with its handbrake on, and with lights of `carla.VehicleLightState`."""
@@ -201,6 +218,7 @@ class Stage:
         gone = list(actor_ids)
         for actor_id in gone:
             self._known.pop(actor_id, None)
+            self.still.discard(actor_id)
         if gone:
             self.session.destroy(gone)
 

@@ -142,10 +142,10 @@ def _control_of(actor: Any, look: Look) -> tuple[Any, ...]:
 
 
 def birth_commands(bodies: Iterable[Body], wardrobe: Wardrobe) -> list[Any]:
-    """Return the commands that bring bodies into the world, high above their places."""
+    """Return the commands that bring bodies into the world, above where an ego may just have been born."""
     return [
         carla.command.SpawnActor(wardrobe.blueprint(body.look), birth_place(body, number))
-        for number, body in enumerate(bodies)
+        for number, body in enumerate(bodies, start=1)
     ]
 
 
@@ -171,16 +171,20 @@ def _motion(actor_id: int, body: Body) -> list[Any]:
     ]
 
 
+def control_of(body: Body) -> carla.VehicleControl:
+    """Return the control of a vehicle."""
+    return carla.VehicleControl(*body.control)
+
+
 def _vehicle(actor_id: int, body: Body) -> list[Any]:
     throttle, steer, brake, hand_brake, reverse, manual, gear = body.control
-    control = carla.VehicleControl(throttle, steer, brake, hand_brake, reverse, manual, gear)
     command: Any = carla.command
     commands = _motion(actor_id, body)
     if not manual:
         # The automatic's gear can only be set by hand.
         by_hand = carla.VehicleControl(throttle, steer, brake, hand_brake, reverse, True, gear)
         commands.append(command.ApplyVehicleControl(actor_id, by_hand))
-    commands.append(command.ApplyVehicleControl(actor_id, control))
+    commands.append(command.ApplyVehicleControl(actor_id, control_of(body)))
     commands.append(command.SetVehicleLightState(actor_id, carla.VehicleLightState(body.lights)))
     return commands
 

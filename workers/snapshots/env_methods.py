@@ -150,7 +150,7 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
         report["criteria_restored"] = self.episode.score.get_state() == content["episode"]["score"]
         report["rng_restored"] = _rng_state(self.np_random) == content["rng"]
         seconds = time.perf_counter() - began_s
-        restore = {"level": level, "seconds": seconds, "ticks_used": placed.ticks, **report}
+        restore = {"level": level, "ended": head.ended, "seconds": seconds, "ticks_used": placed.ticks, **report}
         return self._observation(), {**self._info(), **self._scene_info(), "restore": restore}
 
     def _put_back(self, session: Session, content: Mapping[str, Any]) -> Placed:

@@ -15,16 +15,15 @@ from typing import Any, Final
 import numpy as np
 
 from zmqcarla.broker.errors import SnapshotError
-from zmqcarla.workers.criteria.base import Hit, Infraction, Kind, Tick
+from zmqcarla.workers.criteria.base import Hit, Infraction, Kind, Staged, Tick
 from zmqcarla.workers.criteria.lanes import LaneSeen
 from zmqcarla.workers.ego import EgoState
 from zmqcarla.workers.events import StepEvents
 from zmqcarla.workers.navigation import RoadOption, RouteState
 from zmqcarla.workers.surroundings import StopSign
 
-RECORDS: Final[dict[str, type[Any]]] = {
-    each.__name__: each for each in (EgoState, Hit, Infraction, LaneSeen, RouteState, StepEvents, StopSign, Tick)
-}
+_CLASSES: Final = (EgoState, Hit, Infraction, LaneSeen, RouteState, Staged, StepEvents, StopSign, Tick)
+RECORDS: Final[dict[str, type[Any]]] = {each.__name__: each for each in _CLASSES}
 """Classes whose objects are made of their fields, in order."""
 
 _ENUMS: Final[dict[str, type[Enum]]] = {each.__name__: each for each in (Kind, RoadOption)}

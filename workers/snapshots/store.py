@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -28,12 +29,12 @@ class SnapshotStore:
 
     Args:
         limit_bytes: what may lie in memory.
-        folder: where each is written as well, None for nowhere. It belongs to one env.
+        folder: says where each is written as well, None for nowhere. It belongs to one env.
     """
 
-    def __init__(self, limit_bytes: int, folder: Path | None = None) -> None:
+    def __init__(self, limit_bytes: int, folder: Callable[[], Path | None] = lambda: None) -> None:
         self._limit_bytes = limit_bytes
-        self._folder = folder
+        self._find_folder = folder
         self._kept: OrderedDict[str, tuple[Head, bytes]] = OrderedDict()
         self._evicted: list[str] = []
 
@@ -50,6 +51,10 @@ class SnapshotStore:
                 f"expected a name of 1 to 64 letters, digits, '_', '.', '-' for a snapshot, found {name!r}; change it"
             )
         return name
+
+    @property
+    def _folder(self) -> Path | None:
+        return self._find_folder()
 
     def put(self, data: bytes) -> Head:
         """Keep a snapshot in place of one with its id.

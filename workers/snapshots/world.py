@@ -12,7 +12,15 @@ from zmqcarla.workers.episode import Episode
 from zmqcarla.workers.routes import WEATHER_FIELDS
 from zmqcarla.workers.session import Session
 from zmqcarla.workers.simulator_calls import SimulatorCalls
-from zmqcarla.workers.snapshots.bodies import Body, Wardrobe, birth_commands, living, place_commands, read_bodies
+from zmqcarla.workers.snapshots.bodies import (
+    Body,
+    Wardrobe,
+    birth_commands,
+    control_of,
+    living,
+    place_commands,
+    read_bodies,
+)
 from zmqcarla.workers.snapshots.lights import paint_over, read_lights, write_lights
 from zmqcarla.workers.snapshots.reconcile import plan
 
@@ -95,6 +103,9 @@ def put_back(
         session.world.set_weather(carla.WeatherParameters(**values))
     commands = place_commands(places)
     session.batch(commands)
+    # A client does not send a control that is the last one that it has sent itself, and knows nothing of the batch.
+    ego = next(body for actor_id, body in places if actor_id == ego_id)
+    episode.vehicle.apply_control(control_of(ego))
     write_lights(session, world["lights"], calls)
     if calls is not None:
         frame = _publish(session, world, calls)

@@ -28,6 +28,12 @@ _MARKS: Final = {
     "route_timeout": ("h", "purple", "timeout"),
 }
 
+_ACTORS: Final = {
+    "vehicle": ("s", "royalblue", "scenario's vehicle"),
+    "walker": ("h", "deeppink", "scenario's walker"),
+    "static": ("^", "darkorange", "scenario's prop"),
+}
+
 
 def route_picture(
     path: Path,
@@ -35,7 +41,7 @@ def route_picture(
     lanes: Sequence[NDArray[np.floating[Any]]],
     route: NDArray[np.floating[Any]],
     driven: NDArray[np.floating[Any]],
-    events: Sequence[dict[str, Any]],
+    record: dict[str, Any],
 ) -> None:
     """Save the picture.
 
@@ -45,7 +51,7 @@ def route_picture(
         lanes: centre lines of the map, (k, 2) each, metres, world frame (y points down, as in CARLA).
         route: (k, 2), the line to drive.
         driven: (k, 3): x and y of each step, and the speed in m/s.
-        events: `info["infractions"]`.
+        record: of the route: its "events", "scenarios" and "scenario_actors" are drawn.
     """
     shown = np.concatenate([route, driven[:, :2]])
     low, high = shown.min(axis=0) - _MARGIN_M, shown.max(axis=0) + _MARGIN_M
@@ -61,8 +67,9 @@ def route_picture(
     figure.colorbar(line, ax=axis, label="speed (m/s)", shrink=0.7)
     axis.plot(*route[0], "o", color="white", markeredgecolor="black", markersize=8, label="start", zorder=4)
     axis.plot(*route[-1], "*", color="white", markeredgecolor="black", markersize=15, label="goal", zorder=4)
+    _draw_scenarios(axis, record)
     for kind, (marker, colour, name) in _MARKS.items():
-        places = np.array([(each["x_m"], each["y_m"]) for each in events if each["kind"] == kind]).reshape(-1, 2)
+        places = _places([each for each in record["events"] if each["kind"] == kind])
         if len(places):
             label = f"{name} ({len(places)})"
             axis.scatter(*places.T, marker=marker, s=110, color=colour, edgecolor="white", label=label, zorder=5)
@@ -73,4 +80,26 @@ def route_picture(
     axis.set_ylabel("y (m)")
     axis.set_title(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
+
+
+def _draw_scenarios(axis: Any, record: dict[str, Any]) -> None:
+    """Draw where scenarios were triggered, with their names, and where their actors came."""
+    for family, (marker, colour, name) in _ACTORS.items():
+        actors = [each for each in record["scenario_actors"] if each["type"].startswith(family)]
+        if actors:
+            label = f"{name} ({len(actors)})"
+            axis.scatter(
+                *_places(actors).T, marker=marker, s=26, color=colour, edgecolor="black", label=label, zorder=4
+            )
+    # Several may begin at one place.
+    texts: dict[tuple[float, float], list[str]] = {}
+    for each in record["scenarios"]:
+        texts.setdefault((each["x_m"], each["y_m"]), []).append(f"{each['name'].partition(' ')[0]}: {each['status']}")
+    for place, names in texts.items():
+        axis.plot(*place, "|", color="black", markersize=14, zorder=4)
+        axis.annotate("\n".join(names), place, xytext=(6, 8), textcoords="offset points", fontsize=6, zorder=6)
+
+
+def _places(things: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    return np.array([(each["x_m"], each["y_m"]) for each in things], dtype=np.float64).reshape(-1, 2)

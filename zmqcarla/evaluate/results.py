@@ -49,6 +49,8 @@ def record_of(summary: dict[str, Any], index: int, route_id: str, duration_s: fl
     more = {
         "town_name": summary["town"],
         "skipped_scenarios": summary["skipped_scenarios"],
+        "scenarios": summary["scenarios"],
+        "scenario_actors": summary["scenario_actors"],
         "events": summary["events"],
     }
     return {"index": index, "route_id": f"RouteScenario_{route_id}_rep0", **kept, "meta": meta, **more}
@@ -64,6 +66,8 @@ def failed_record(index: int, route_id: str, town: str, message: str, duration_s
         "meta": {"route_length": 0.0, "duration_game": 0.0},
         "town": town,
         "skipped_scenarios": [],
+        "scenarios": [],
+        "scenario_actors": [],
         "events": [],
     }
     return record_of(summary, index, route_id, duration_s)

@@ -218,7 +218,7 @@ class _Crew:
         score = f"{record['scores']['score_composed']:.1f} = {record['scores']['score_route']:.1f} % x "
         title = f"route {job.route_id}, {job.town}: {record['status']}\n{score}{record['scores']['score_penalty']:.3f}"
         path = self._folder.picture(job.index, job.route_id)
-        route_picture(path, title, self._lanes, route, np.array(drive.driven), record["events"])
+        route_picture(path, title, self._lanes, route, np.array(drive.driven), record)
 
 
 class AgentError(Exception):

@@ -20,6 +20,7 @@ from zmqcarla.sim.maps import MapShelf, folders_of
 from zmqcarla.sim.roads import MapError, RoadMap
 from zmqcarla.sim.server import build
 from zmqcarla.sim.town import TOWN_NAME
+from zmqcarla.sim.world import World
 
 BAD_START = 2
 
@@ -57,6 +58,17 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FAULT",
         help=f"commit a fault, to try what stands around a simulator; may be repeated: {FORMS}",
+    )
+    p.add_argument(
+        "--protocol",
+        default=wire.LATEST.version,
+        choices=tuple(wire.RELEASES),
+        help="release of CARLA whose client connects (%(default)s)",
+    )
+    p.add_argument(
+        "--hidden-state",
+        action="store_true",
+        help="let bodies ride on springs that no call can read or set, to try whether who restores a state notices",
     )
     p.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return p
@@ -157,7 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
         rpc, streaming = bind(options.host, options.port), bind(options.host, streaming_port)
         maps = MapShelf(folders_of(options.maps, os.environ))
         road_map = load_map(maps, options.map)
-        server = build(maps, road_map, streaming_port, options.seed)
+        world = World(road_map, options.seed, options.hidden_state)
+        server = build(maps, world, streaming_port, wire.RELEASES[options.protocol])
         # Only now: who finds the port open may expect an answer within its time-out.
         listen(streaming)
         listen(rpc)
@@ -170,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     def ready(stop: Callable[[], object]) -> None:
         _on_signal(stop)
         print(
-            f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {wire.VERSION}: map {road_map.name}, "
+            f"zmqcarla embedded simulator (not CarlaUE4), speaks CARLA {options.protocol}: map {road_map.name}, "
             f"{len(road_map.spawn_points)} spawn points, {options.host} port {options.port} (rpc), "
             f"{streaming_port} (streams)",
             flush=True,

@@ -64,11 +64,11 @@ class Attribute:
     modifiable: bool = True
     restricted: bool = False
 
-    def wire(self) -> list[Any]:
-        """The attribute as the client expects it."""
+    def wire(self, first_type: int) -> list[Any]:
+        """The attribute as the client expects it; `first_type` is the number of BOOL in its release."""
         return [
             self.id,
-            int(self.type),
+            self.type - AttributeType.BOOL + first_type,
             self.recommended[0],
             list(self.recommended),
             self.modifiable,
@@ -96,10 +96,10 @@ class Blueprint:
     mass_kg: float
     solid: bool
 
-    def wire(self) -> list[Any]:
+    def wire(self, first_type: int) -> list[Any]:
         """ActorDefinition of the client's blueprint library."""
         tags = ",".join(self.type_id.split("."))
-        return [self.uid, self.type_id, tags, [attribute.wire() for attribute in self.attributes]]
+        return [self.uid, self.type_id, tags, [attribute.wire(first_type) for attribute in self.attributes]]
 
     def defaults(self) -> list[list[Any]]:
         """Attribute values of an actor that the simulator itself spawns."""
@@ -298,8 +298,11 @@ class Library:
             for type_id, attributes, shape, label, mass_kg, solid in build():
                 uid = len(self._by_type) + 1
                 self._by_type[type_id] = Blueprint(uid, type_id, tuple(attributes), shape, label, mass_kg, solid)
-        self.wire: list[list[Any]] = [
-            b.wire() for b in self._by_type.values() if not b.type_id.startswith(("traffic.", "spectator"))
+
+    def wire(self, first_type: int) -> list[list[Any]]:
+        """What clients may spawn, for one whose first attribute type has this number."""
+        return [
+            b.wire(first_type) for b in self._by_type.values() if not b.type_id.startswith(("traffic.", "spectator"))
         ]
 
     def find(self, type_id: str) -> Blueprint | None:

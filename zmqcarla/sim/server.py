@@ -11,12 +11,11 @@ from collections.abc import Callable
 from zmqcarla.sim.calls import METHODS
 from zmqcarla.sim.faults import Faults
 from zmqcarla.sim.maps import MapShelf
-from zmqcarla.sim.roads import RoadMap
 from zmqcarla.sim.rpc import Session, answer
 from zmqcarla.sim.simulation import Simulation
 from zmqcarla.sim.streams import StreamBoard
 from zmqcarla.sim.traffic_managers import GRACE_S, cue_again
-from zmqcarla.sim.wire import Request, RequestReader, WireError
+from zmqcarla.sim.wire import Release, Request, RequestReader, WireError
 from zmqcarla.sim.world import World
 
 # Time for the client to take in an observer message before sensor messages follow; see `Connection`.
@@ -254,6 +253,6 @@ def most_connections() -> int:
     return max(1, (files - _SPARE_FILES) // 2)
 
 
-def build(maps: MapShelf, road_map: RoadMap, streaming_port: int, seed: int) -> Server:
-    """A server that begins on a map; it listens once `Server.serve` runs."""
-    return Server(Simulation(World(road_map, seed), StreamBoard(streaming_port), maps))
+def build(maps: MapShelf, world: World, streaming_port: int, release: Release) -> Server:
+    """A server of a world; it listens once `Server.serve` runs."""
+    return Server(Simulation(world, StreamBoard(streaming_port), maps, release))

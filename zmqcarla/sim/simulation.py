@@ -39,9 +39,10 @@ MAP_FOLDER = "Carla/Maps/"
 
 
 class Simulation:
-    """One simulator: its world, its streams, its maps."""
+    """One simulator: its world, its streams, its maps, and the release that its clients are of."""
 
-    def __init__(self, world: World, streams: StreamBoard, maps: MapShelf) -> None:
+    def __init__(self, world: World, streams: StreamBoard, maps: MapShelf, release: wire.Release) -> None:
+        self.release = release
         self.world = world
         self.streams = streams
         self.maps = maps
@@ -90,6 +91,7 @@ class Simulation:
     def _observer_message(self, state: SimulationState) -> Sequence[Part]:
         world = self.world
         head = wire.observer_head(
+            self.release,
             world.frame,
             world.elapsed_s,
             world.episode_id,

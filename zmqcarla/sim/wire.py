@@ -1,4 +1,4 @@
-"""The bytes of CARLA 0.9.16's protocol: msgpack-rpc envelopes, stream messages, actor records.
+"""The bytes of CARLA's protocol, 0.9.16 or 0.9.15: msgpack-rpc envelopes, stream messages, actor records.
 
 Nothing here knows a world or a socket. The real client kills its own process on a malformed message, so each payload
 of the server is built by one function of this file.
@@ -16,7 +16,6 @@ from typing import Any, cast
 import msgpack
 import numpy as np
 
-VERSION = "0.9.16"
 OBSERVER_STREAM_ID = 1
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_ARRAY = 2**20  # entries of an array or map in a request, for which room is made before they have come
@@ -25,12 +24,32 @@ TCP = 1
 pack = cast(Callable[[object], bytes], msgpack.packb)
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of CARLA, in what its client expects otherwise than that of another one.
+
+    Attributes:
+        version: its name; client and server have to be of one.
+        world_stream: first word of the world observer's messages.
+        first_attribute_type: number of the first type of attribute in the blueprint library.
+    """
+
+    version: str
+    world_stream: int
+    first_attribute_type: int
+
+
+RELEASES = {each.version: each for each in (Release("0.9.16", 17, 1), Release("0.9.15", 16, 0))}
+"""What can be spoken; the first is what everything here is written for."""
+LATEST = next(iter(RELEASES.values()))
+
+
 class WireError(Exception):
     """A peer sent bytes that are not this protocol; its connection is to be closed."""
 
 
 class StreamType(IntEnum):
-    """The first word of every stream message (CARLA 0.9.16's numbering)."""
+    """The first word of a sensor's messages; the world observer's depends on the `Release`."""
 
     COLLISION = 0
     DEPTH = 1
@@ -46,7 +65,6 @@ class StreamType(IntEnum):
     RGB = 13
     SEMANTIC = 14
     INSTANCE = 15
-    WORLD = 17
 
 
 class SimulationState(IntEnum):
@@ -253,6 +271,7 @@ def stream_head(kind: StreamType, frame: int, elapsed_s: float, pose: Pose, body
 
 
 def observer_head(
+    release: Release,
     frame: int,
     elapsed_s: float,
     episode_id: int,
@@ -263,7 +282,7 @@ def observer_head(
 ) -> bytes:
     """Everything of a world-observer message that comes before its ``records`` actor records."""
     body_bytes = _OBSERVER.size + records * RECORD_BYTES
-    head = _SIZE_AND_HEADER.pack(_HEADER_BYTES + body_bytes, StreamType.WORLD, frame, elapsed_s, *_ORIGIN)
+    head = _SIZE_AND_HEADER.pack(_HEADER_BYTES + body_bytes, release.world_stream, frame, elapsed_s, *_ORIGIN)
     return head + _OBSERVER.pack(episode_id, platform_s, delta_s, 0, 0, 0, state)
 
 

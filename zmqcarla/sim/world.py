@@ -23,6 +23,7 @@ from zmqcarla.sim.lights import TrafficLights
 from zmqcarla.sim.motion import VECTOR_FROM, Motion
 from zmqcarla.sim.obstacles import obstacles_of
 from zmqcarla.sim.roads import RoadMap
+from zmqcarla.sim.suspension import Suspension
 from zmqcarla.sim.vehicle_physics import GRAVITY_MPS2, grip_mps2
 from zmqcarla.sim.weather import DEFAULT_WEATHER, is_night
 
@@ -76,6 +77,7 @@ class World:
     Args:
         road_map: the map of the first episode.
         seed: mixed into the noise seeds of sensors.
+        hidden_state: whether vehicles have a state that no call reaches; see suspension.py.
 
     Attributes:
         frame: number of the last tick; goes on across episodes.
@@ -88,10 +90,12 @@ class World:
         hidden: level objects that scripts have switched off, see `level.LevelObject.number`.
         population: counts births and deaths, for whoever keeps something by actor.
         signs: lights and signs, in the order of the map's signals.
+        suspension: that state; None, as a rule.
     """
 
-    def __init__(self, road_map: RoadMap, seed: int = 0) -> None:
+    def __init__(self, road_map: RoadMap, seed: int = 0, hidden_state: bool = False) -> None:
         self.road_map = road_map
+        self._hidden_state = hidden_state
         self.seed = seed
         self.frame = 0
         self.episode_id = 0
@@ -115,6 +119,7 @@ class World:
         self.population = 0
         self.signs: list[Sign] = []
         self.motion = Motion(self.table, self.road_map.ground)
+        self.suspension = Suspension(self.table) if self._hidden_state else None
         self.drawings = Drawings()
         self.hidden: set[int] = set()
         self.contacts = Contacts(self.table, obstacles_of(self.road_map), self.hidden)
@@ -345,11 +350,15 @@ class World:
         self.lights.tick(delta_s)
         if roster.friction:
             self._grease(roster.vehicles)
+        if self.suspension is not None:
+            self.suspension.put_down(roster.vehicles)
         self.motion.move_vehicles(roster.vehicles, delta_s)
         if roster.walkers:
             self.motion.move_walkers(roster.walkers, delta_s)
         self.motion.move_props([prop for prop in roster.props if prop.physics], delta_s)
         self.impacts = self.contacts.collide([a for a in roster.solids if a.collides], delta_s)
+        if self.suspension is not None:
+            self.suspension.lift(roster.vehicles, delta_s)
         self.place_attached(roster.attached)
         self._tell_traffic([v for v in roster.vehicles if not v.asleep or v.light is not None])
 
@@ -362,6 +371,8 @@ class World:
         self.delta_s = 0.0
         self.elapsed_s = elapsed_s
         self.impacts = []
+        if self.suspension is not None:
+            self.suspension.settle(self.roster.vehicles)
         self.place_attached(self.roster.attached)
         self._tell_traffic(self.roster.vehicles)
 

@@ -264,13 +264,13 @@ def judge_gpus(gpus: Sequence[Gpu], error: str, simulator: str) -> Finding:
 
 
 def judge_adapters(gpus: Sequence[Gpu], adapters: Sequence[str | None] | None) -> Finding:
-    """Which `--gpu` means which GPU: CarlaUE4 counts as Vulkan does, and ignores CUDA_VISIBLE_DEVICES."""
+    """Whether each GPU has an adapter: CarlaUE4 counts as Vulkan does, and ignores CUDA_VISIBLE_DEVICES."""
     check = "vulkan adapters"
     if adapters is None:
-        found = "unknown: `vulkaninfo` is missing or does not answer; --gpu counts Vulkan's adapters, not CUDA's"
+        found = "unknown: `vulkaninfo` is missing or does not answer; --gpu K then means Vulkan's adapter K, not CUDA's"
         return Finding(check, "warning", found, "install vulkan-tools and run doctor again")
     pairs = {gpu.index: adapter_of(gpu, adapters) for gpu in gpus}
-    text = ", ".join(f"GPU {index} is --gpu {number}" for index, number in pairs.items() if number is not None)
+    text = ", ".join(f"GPU {index} is adapter {number}" for index, number in pairs.items() if number is not None)
     unseen = [str(index) for index, number in pairs.items() if number is None]
     if unseen:
         return Finding(
@@ -279,14 +279,7 @@ def judge_adapters(gpus: Sequence[Gpu], adapters: Sequence[str | None] | None) -
             f"Vulkan does not show GPU {', '.join(unseen)}" + (f"; {text}" if text else ""),
             "install the driver's Vulkan part; in a container set NVIDIA_DRIVER_CAPABILITIES=all",
         )
-    if all(index == number for index, number in pairs.items()):
-        return Finding(check, "ok", f"numbered as nvidia-smi does: {text}")
-    return Finding(
-        check,
-        "warning",
-        f"numbered otherwise than by nvidia-smi: {text}",
-        "pass these numbers to --gpu and --gpus, or set VK_ICD_FILENAMES to the NVIDIA driver's file alone",
-    )
+    return Finding(check, "ok", f"{text}; --gpu counts as nvidia-smi does")
 
 
 def judge_shm(machine: Machine, needed_bytes: int, workers: int) -> Finding:

@@ -126,5 +126,20 @@ def _pci_address(fields: dict[str, int]) -> str | None:
 
 
 def adapter_of(gpu: Gpu, adapters: Sequence[str | None]) -> int | None:
-    """The number that `--gpu` and CarlaUE4's -graphicsadapter know the GPU by; None when Vulkan does not show it."""
+    """The number that CarlaUE4's -graphicsadapter knows the GPU by; None when Vulkan does not show it."""
     return adapters.index(gpu.pci_address) if gpu.pci_address in adapters else None
+
+
+def adapters_of(indices: Sequence[int]) -> dict[int, int]:
+    """Vulkan's numbers of GPUs that nvidia-smi counts so; those are left out of which nobody can tell.
+
+    Args:
+        indices: of the GPUs, as nvidia-smi counts.
+    """
+    try:
+        gpus = [gpu for gpu in read_gpus() if gpu.index in indices]
+    except pynvml.NVMLError:
+        return {}
+    adapters = read_vulkan_adapters() if gpus else None
+    numbers = {gpu.index: adapter_of(gpu, adapters or ()) for gpu in gpus}
+    return {index: number for index, number in numbers.items() if number is not None}

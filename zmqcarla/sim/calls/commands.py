@@ -79,7 +79,8 @@ def _run(session: Session, command: list[Any]) -> int:
 
 
 def _spawn(session: Session, fields: list[Any]) -> int:
-    description, transform, parent, _attachment, _socket, do_after = fields
+    # Between parent and do_after, 0.9.16 has an attachment and a socket.
+    description, transform, parent, *_, do_after = fields
     parent_id = int(parent[1]) if parent[0] else 0
     actor = actors.spawn_at(session, description, pose_from_wire(transform), parent_id)
     for command in do_after:

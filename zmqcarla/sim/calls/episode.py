@@ -13,9 +13,9 @@ from zmqcarla.sim.rpc import Method, Reply, Session, value, void
 from zmqcarla.sim.world import Settings, SimError
 
 
-def version(_session: Session) -> str:
+def version(session: Session) -> str:
     """Version that client and server must share."""
-    return wire.VERSION
+    return session.simulation.release.version
 
 
 def available_maps(session: Session) -> list[str]:
@@ -105,9 +105,9 @@ def map_document(session: Session) -> str:
     return session.simulation.world.road_map.opendrive
 
 
-def definitions(_session: Session) -> list[Any]:
+def definitions(session: Session) -> list[Any]:
     """The blueprint library."""
-    return LIBRARY.wire
+    return LIBRARY.wire(session.simulation.release.first_attribute_type)
 
 
 def imu_gravity(session: Session) -> float:

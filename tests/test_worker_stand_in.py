@@ -1,0 +1,117 @@
+"""A pool worker with a CARLA release whose starts and servers fail at every phase; see `carla_stand_in`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import carla_stand_in
+import numpy as np
+import pytest
+from conftest import NewVecEnv, wait_until
+from pools import Hosts
+from worker_broker import Router, is_alive, running_pool
+
+import zmqcarla
+from zmqcarla.broker import protocol as p
+from zmqcarla.lease import ask_status
+from zmqcarla.workers import ports
+from zmqcarla.workers.ledger import ledger_path
+
+ENV: dict[str, Any] = {"observation": "state", "max_steps": 3}
+# Times after which a hang is cut: long enough for a machine that is busy otherwise.
+LIMITS: dict[str, Any] = {"step_timeout_s": 5.0, "reset_timeout_s": 8.0, "stable_start_s": 0.0, "max_restarts": 100}
+STILL = np.zeros((1, 3), np.float32)
+
+
+@contextlib.contextmanager
+def hosts_of(folder: Path, *plan: str, **limits: Any) -> Generator[Hosts]:
+    """One worker with the stand-in."""
+    root = carla_stand_in.install(folder, *plan)
+    carla: dict[str, Any] = {"simulator": "carla", "carla_root": root, "env_patterns": ("zmqcarla/*",)}
+    ledger_path().unlink(missing_ok=True)
+    hosts = Hosts(folder, **{**carla, **LIMITS, **limits}, ttl_s=30.0)
+    try:
+        yield hosts
+    finally:
+        hosts.close()
+
+
+def noted() -> list[str]:
+    """What happened, of the ledger."""
+    lines = ledger_path().read_text().splitlines() if ledger_path().exists() else []
+    return [line.split('"what": "')[1].split('"')[0] for line in lines]
+
+
+def losses(vec: zmqcarla.VectorEnv, steps: int) -> list[str]:
+    """Step on; the reasons of the rows that were lost meanwhile."""
+    reasons: list[str] = []
+    for _ in range(steps):
+        *_, truncated, infos = vec.step(STILL)
+        if "worker_lost" in infos:
+            assert truncated.all()
+            reasons.append(infos["worker_lost"]["reason"][0])
+    return reasons
+
+
+def test_a_worn_server_is_replaced_without_loss_even_when_the_next_start_fails(
+    new_vec_env: NewVecEnv, tmp_path: Path
+) -> None:
+    with hosts_of(tmp_path, carla_stand_in.PLAIN, "crash", "late 0.2", recycle_episodes=2) as hosts:
+        vec = new_vec_env(1, "zmqcarla/Carla-v0", ENV, hosts.address)
+        vec.reset(seed=0)
+        (pid,) = [child.pid for child in hosts.supervisors[0].children() if "env_process" in " ".join(child.cmdline())]
+        while "recycled" not in noted() or "server_failed" not in noted() or noted().count("recycled") < 2:
+            assert losses(vec, 4) == []
+        assert is_alive(pid)  # the same env process all the time
+        assert set(noted()) == {"recycled", "server_failed"}
+        assert len(carla_stand_in.starts(str(tmp_path))) >= 4
+        vec.close()
+
+
+@pytest.mark.timeout(240)  # three hangs are waited for
+def test_a_fault_at_any_phase_costs_one_episode_at_most(new_vec_env: NewVecEnv, tmp_path: Path) -> None:
+    """At the start, in a reset, in a step, between two episodes and at the end of the lease."""
+    plan = ("crash", "--fault=crash-at-tick=13", "--fault=hang-at-tick=4", "--fault=hang-at-tick=13")
+    claim = ports.claim_free()
+    port = claim.block.rpc
+    claim.release()
+    with socket.create_server(("::1", port), family=socket.AF_INET6), hosts_of(tmp_path, *plan) as hosts:
+        vec = new_vec_env(1, "zmqcarla/Carla-v0", ENV, hosts.address)
+        vec.reset(seed=0)
+        reasons: list[str] = []
+        while len(carla_stand_in.starts(str(tmp_path))) <= len(plan):
+            reasons += losses(vec, 1)
+        reasons += losses(vec, 1)
+        assert reasons[0].startswith("its carla simulator ended with status 139")
+        assert "of stepping" in reasons[-1]
+        assert len(reasons) == 2  # the hang in a reset cost an episode that had not begun
+        assert losses(vec, 4) == []
+
+        (worker,) = ask_status(hosts.address)["workers"]
+        assert worker["port"] != port  # which belongs to this process, on IPv6 alone
+        server = ports.listener_pid(worker["port"])
+        assert server is not None
+        os.kill(server, signal.SIGSTOP)
+        vec.close()
+        wait_until(lambda: not is_alive(server), "the stopped server to end", 60.0)
+        hosts.wait_ready(1)
+
+
+def test_a_spent_budget_of_starts_ends_with_the_servers_last_words(tmp_path: Path) -> None:
+    root = carla_stand_in.install(tmp_path, "crash", "crash")
+    router = Router(tmp_path)
+    with running_pool(tmp_path, router, simulator="carla", carla_root=root, max_restarts=1):
+        first, _ = router.receive(p.WorkerLost)
+        last, _ = router.receive(p.WorkerLost)
+    assert (first.final, last.final, last.incarnation) == (False, True, 0)
+    assert "ended with status 139" in last.reason
+    assert "Segmentation fault" in last.reason
+    assert "restarted 1 times within 600 s and stays down" in last.reason
+    ports_tried = {start[2] for start in carla_stand_in.starts(root)}
+    assert len(ports_tried) == 2
