@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -148,8 +149,12 @@ def _tree(chance: random.Random, plot: _Plot, place: Floats, out: Floats, urban:
     return (x, y, float(place[2])), tall, tall * chance.uniform(0.22, 0.3), chance.choice(_LEAVES)
 
 
+@lru_cache(maxsize=4)
 def grow(road_map: RoadMap, seed: int = 0) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """Houses (BOX_DTYPE) and trees (TREE_DTYPE) along all roads of a map; equal arguments give equal scenery."""
+    """Houses (BOX_DTYPE) and trees (TREE_DTYPE) along all roads of a map, made once and read-only.
+
+    Equal arguments give equal scenery.
+    """
     chance = random.Random(seed)
     plot = _Plot(road_map)
     houses: list[tuple[object, ...]] = []
@@ -167,7 +172,10 @@ def grow(road_map: RoadMap, seed: int = 0) -> tuple[NDArray[np.void], NDArray[np
         for index in range(chance.randrange(8), len(line), 9 if urban else 14):
             tree = _tree(chance, plot, line[index], out[index], urban)
             trees += [tree] if tree else []
-    return with_radius(np.array(houses, BOX_DTYPE)), np.array(trees, TREE_DTYPE)
+    grown = with_radius(np.array(houses, BOX_DTYPE)), np.array(trees, TREE_DTYPE)
+    for things in grown:
+        things.flags.writeable = False
+    return grown
 
 
 _POLE_BGR = (70, 74, 66)
