@@ -130,5 +130,4 @@ def mortal_workers(workers: int, *env_patterns: str) -> Generator[Hosts]:
             hosts.close()
 
 
-"""A simulator and an env process start meanwhile, on a machine that may be busy."""
 _WORKER: dict[str, Any] = {"simulator": "none", "env_patterns": ("client_envs:*", "fault_envs:*")}

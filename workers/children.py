@@ -86,7 +86,7 @@ class Children:
 
     def server_vram_bytes(self) -> int:
         """GPU memory of the server; 0 where nobody can tell. Asks the driver."""
-        return 0 if self._server is None else vram_bytes(tree_pids(self._server.pid)) or 0
+        return 0 if self._server is None else self._vram.read(tree_pids(self._server.pid)) or 0
 
     @property
     def episode(self) -> str:
