@@ -32,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zmqcarla
-from zmqcarla.rollout_group import RolloutGroup, step_groups
 from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE, WAYPOINTS
 
 try:
@@ -163,7 +162,7 @@ def main() -> None:
         lanes = [np.asarray(line) for line in vec.call("lane_lines")[0]]
 
         vec.reset(seed=10_000 * options.seed)
-        groups = [RolloutGroup(vec, rows) for rows in np.arange(n).reshape(-1, size).tolist()]
+        groups = [zmqcarla.RolloutGroup(vec, rows) for rows in np.arange(n).reshape(-1, size).tolist()]
         standing = [group.start()[0] for group in groups]  # observations of each group's members
         curve: list[dict[str, Any]] = []
         pictured: list[dict[str, Any]] = []
@@ -179,7 +178,7 @@ def main() -> None:
                     seen = torch.from_numpy(np.concatenate([features(observations) for observations in standing]))
                     with torch.no_grad():
                         drawn = torch.normal(policy(seen), log_std.exp().expand(n, 2))
-                    results = step_groups(groups, np.split(to_env(drawn), len(groups)))
+                    results = zmqcarla.step_groups(groups, np.split(to_env(drawn), len(groups)))
                     standing = [observations for observations, *_ in results]
                 for k, group in enumerate(groups):
                     batches.append(group.batch())
@@ -307,12 +306,14 @@ def draw_branches(path: Path, lanes: list[Any], pictured: list[dict[str, Any]]) 
         low, high = lines.min(axis=(0, 1)), lines.max(axis=(0, 1))
         (x_m, y_m), half_m = (low + high) / 2.0, max(float((high - low).max()) / 2.0 + 4.0, 12.0)
         axis.set(xlim=(x_m - half_m, x_m + half_m), ylim=(y_m + half_m, y_m - half_m), aspect="equal")
-        axis.set(xlabel="x (m)", ylabel="y (m)")
+        axis.set_xlabel("x (m)")
         # A lane is drawn three metres broad; a panel of this figure has a side of about 230 points.
         broad = 230.0 * 3.0 / (2.0 * half_m)
         axis.add_collection(LineCollection(lanes, colors="0.88", linewidths=broad, capstyle="butt", zorder=1))
         title = f"update {one['update']}: returns {batch.returns.min():.1f} to {batch.returns.max():.1f}"
         axis.set_title(title, fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("y (m)")
     figure.savefig(path)
 
 
