@@ -164,7 +164,7 @@ def _nested_tuples(depth: int) -> bytes:
         _nested_tuples(5000),
         b"\x91" * 100_000 + b"\x90",
         b"\xdd\xff\xff\xff\xff",
-        msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f4", [1 << 40, 0], b""]))) + b"more",
+        b"".join([msgpack.packb(msgpack.ExtType(1, msgpack.packb(["<f4", [1 << 40, 0], b""]))) or b"", b"more"]),
         msgpack.packb(msgpack.ExtType(4, b"9" * 5000)),
         b"\xc1",
     ],

@@ -127,6 +127,7 @@ def test_flow_is_the_motion_of_what_is_seen(world: Any) -> None:
     first = world.tick()
     still = lenses[0].picture(first)
     assert not np.frombuffer(still.raw_data, np.float32).any(), "nothing moves in the first picture"
+    frame = first
     for _ in range(30):
         frame = world.tick()
     lens_before, body_before = lenses[1].picture(frame).transform, other.get_transform()
