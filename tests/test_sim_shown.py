@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -99,13 +99,15 @@ def seen_points(depth: Any) -> Floats:
     right = (np.arange(WIDTH) - WIDTH / 2.0 + 0.5) / focal * forward
     up = (HEIGHT / 2.0 - 0.5 - np.arange(HEIGHT))[:, None] / focal * forward
     local = np.stack([forward, right, up, np.ones_like(forward)], axis=-1)
-    return local @ matrix(depth.transform).T
+    points: Floats = local @ matrix(depth.transform).T
+    return points
 
 
 def screen(points: Floats, lens: Any) -> Floats:
     """Where world places are in the picture of a lens: right and up, -1..1: float64 (height, width, 2)."""
     local = points @ np.linalg.inv(matrix(lens)).T
-    return np.stack([local[..., 1], local[..., 2] * WIDTH / HEIGHT], axis=-1) / local[..., :1]
+    places: Floats = np.stack([local[..., 1], local[..., 2] * WIDTH / HEIGHT], axis=-1) / local[..., :1]
+    return places
 
 
 def numbered(image: Any, actor: Any) -> NDArray[np.bool_]:
@@ -122,8 +124,8 @@ def test_flow_is_the_motion_of_what_is_seen(world: Any) -> None:
     lenses = [Lens(world, kind, place, car) for kind in ("optical_flow", "depth", "instance_segmentation")]
     car.apply_control(carla.VehicleControl(throttle=0.8, steer=0.2))
     other.apply_control(carla.VehicleControl(throttle=0.9))
-    first = world.tick()
-    still = lenses[0].picture(first)
+    frame = world.tick()
+    still = lenses[0].picture(frame)
     assert not np.frombuffer(still.raw_data, np.float32).any(), "nothing moves in the first picture"
     for _ in range(30):
         frame = world.tick()
@@ -228,7 +230,7 @@ def test_drawings_show_for_as_long_as_asked(world: Any) -> None:
     bare = look()
     assert bare[0] == 0
     draw = world.debug
-    shapes = (
+    shapes: tuple[Callable[[float], None], ...] = (
         lambda life: draw.draw_line(left, right, 0.2, red, life),
         lambda life: draw.draw_arrow(left, right, 0.1, 0.3, red, life),
         lambda life: draw.draw_point(left, 0.1, red, life),
