@@ -16,6 +16,7 @@ from sim_process import carla, connect, make_synchronous, running_sim
 GET_S = 10.0
 WIDTH, HEIGHT = 240, 136
 BUILDING, VEGETATION, ROAD, CAR = 3, 9, 1, 14
+pytestmark = pytest.mark.timeout(180)
 EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("time_ns", "<i8"), ("brighter", "?")])
 
 Floats = NDArray[np.float64]
