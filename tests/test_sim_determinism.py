@@ -8,6 +8,7 @@ import math
 import queue
 from typing import Any
 
+import pytest
 from sim_process import carla, connect, make_synchronous, running_sim
 
 TICKS = 150
@@ -71,6 +72,7 @@ def drive(port: int) -> tuple[list[str], str]:
     return [digest.hexdigest() for digest in hashes], places
 
 
+@pytest.mark.timeout(240)  # on a machine that thirty other jobs keep busy
 def test_two_simulators_of_one_seed_show_the_same() -> None:
     seen: list[tuple[list[str], str]] = []
     for _ in range(2):

@@ -16,6 +16,7 @@ from sim_process import carla, connect, make_synchronous, running_sim
 GET_S = 10.0
 WIDTH, HEIGHT = 240, 136
 BUILDING, VEGETATION, ROAD, CAR = 3, 9, 1, 14
+pytestmark = pytest.mark.timeout(180)
 EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("time_ns", "<i8"), ("brighter", "?")])
 
 Floats = NDArray[np.float64]
@@ -99,15 +100,15 @@ def seen_points(depth: Any) -> Floats:
     right = (np.arange(WIDTH) - WIDTH / 2.0 + 0.5) / focal * forward
     up = (HEIGHT / 2.0 - 0.5 - np.arange(HEIGHT))[:, None] / focal * forward
     local = np.stack([forward, right, up, np.ones_like(forward)], axis=-1)
-    places: Floats = local @ matrix(depth.transform).T
-    return places
+    points: Floats = local @ matrix(depth.transform).T
+    return points
 
 
 def screen(points: Floats, lens: Any) -> Floats:
     """Where world places are in the picture of a lens: right and up, -1..1: float64 (height, width, 2)."""
     local = points @ np.linalg.inv(matrix(lens)).T
-    seen: Floats = np.stack([local[..., 1], local[..., 2] * WIDTH / HEIGHT], axis=-1) / local[..., :1]
-    return seen
+    places: Floats = np.stack([local[..., 1], local[..., 2] * WIDTH / HEIGHT], axis=-1) / local[..., :1]
+    return places
 
 
 def numbered(image: Any, actor: Any) -> NDArray[np.bool_]:
@@ -124,10 +125,9 @@ def test_flow_is_the_motion_of_what_is_seen(world: Any) -> None:
     lenses = [Lens(world, kind, place, car) for kind in ("optical_flow", "depth", "instance_segmentation")]
     car.apply_control(carla.VehicleControl(throttle=0.8, steer=0.2))
     other.apply_control(carla.VehicleControl(throttle=0.9))
-    first = world.tick()
-    still = lenses[0].picture(first)
+    frame = world.tick()
+    still = lenses[0].picture(frame)
     assert not np.frombuffer(still.raw_data, np.float32).any(), "nothing moves in the first picture"
-    frame = first
     for _ in range(30):
         frame = world.tick()
     lens_before, body_before = lenses[1].picture(frame).transform, other.get_transform()
