@@ -39,7 +39,7 @@ def test_it_asks_in_the_servers_own_words_and_is_content_with_an_answer(
     assert probe.look(port, 100.0 + INTERVAL_S) == 0.0
     server, _ = listener.accept()
     with server:
-        assert msgpack.unpackb(server.recv(100)) == [0, 1, "version", []]
+        assert msgpack.unpackb(server.recv(100)) == [0, 1, "version", [[False]]]
         assert probe.look(port, 100.0 + INTERVAL_S + 30.0) == 0.0
         assert probe.look(port, 100.0 + INTERVAL_S + 30.5) == 30.5
         server.sendall(b"\x94\x01\x01\xc0\xa60.9.16")  # [1, 1, nil, "0.9.16"]
@@ -71,6 +71,10 @@ def test_a_stopped_simulator_of_an_idle_worker_is_replaced() -> None:
     pool = LocalPool(1, worker={"step_timeout_s": 3.0, "stable_start_s": 0.0})
     try:
         wait_until(lambda: [one["state"] for one in workers_of(pool)] == ["ready"], "the worker", 40)
+        port, asking = workers_of(pool)[0]["port"], ServerProbe(timeout_s=30.0)
+        assert asking.look(port, 0.0) == asking.look(port, INTERVAL_S) == 0.0
+        wait_until(lambda: asking.look(port, 1000.0) == 0.0, "the simulator's answer")
+        asking.forget()
         (stopped,) = _simulators()
         stopped.send_signal(signal.SIGSTOP)
         wait_until(lambda: workers_of(pool)[0]["restarts"] == 1, "the silence to be noticed", 50)

@@ -1,8 +1,9 @@
 """Does the server of an idle worker still answer? Asked from outside, without the carla client, and never waited for.
 
 A step that hangs is cut by its time limit; but a worker that nobody steps would offer a dead server to the next lease.
-So the supervisor asks it now and then for its version, in CARLA's own msgpack-rpc: `[0, id, "version", []]` is answered
-by `[1, id, nil, ...]`. The kernel accepts connections for a stopped process too; only an answer shows life.
+So the supervisor asks it now and then for its version, in CARLA's own msgpack-rpc: `[0, id, "version", [[false]]]`
+(false: not an asynchronous call) is answered by `[1, id, nil, ...]`. The kernel accepts connections for a stopped
+process too; only an answer shows life.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgpack
 
 INTERVAL_S: Final = 5.0
 """Between two questions to a worker that idles."""
-_REQUEST: Final = cast(bytes, msgpack.packb([0, 1, "version", []]))
+_REQUEST: Final = cast(bytes, msgpack.packb([0, 1, "version", [[False]]]))
 _RESPONSE: Final = 1
 
 
