@@ -70,10 +70,9 @@ def test_show_prints_what_up_would_take(tmp_path: Path) -> None:
 def test_workers_spread_over_gpus_by_the_memory_that_is_left() -> None:
     gib = 1 << 30
     gpus = [Gpu(0, "a", "0000:01:00.0", 80 * gib, 9 * gib), Gpu(1, "b", "0000:02:00.0", 80 * gib, 16 * gib)]
-    assert spread(gpus, None, 5) == (1, 1, 0, 1, 0)
-    assert spread(gpus, [None, "0000:02:00.0", "0000:01:00.0"], 3) == (1, 1, 2)  # as Vulkan counts
-    assert spread([], None, 3) == ()
-    assert PoolSettings(gpus="0,0, 1").gpu_numbers((), None) == (0, 0, 1)
+    assert spread(gpus, 5) == (1, 1, 0, 1, 0)
+    assert spread([], 3) == ()
+    assert PoolSettings(gpus="0,0, 1").gpu_numbers(()) == (0, 0, 1)
 
 
 def test_servers_of_carla_start_apart() -> None:

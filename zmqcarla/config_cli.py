@@ -80,7 +80,7 @@ def read_settings(file: Path | None) -> dict[str, dict[str, Any]]:
         return {section.name: {} for section in _sections()}
     told = read_config(file, _sections())
     try:
-        PoolSettings(**told["pool"]).gpu_numbers((), None)
+        PoolSettings(**told["pool"]).gpu_numbers(())
         check_worker(told["worker"])
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None

@@ -192,11 +192,11 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _gpu_numbers(settings: PoolSettings) -> tuple[int, ...]:
     from zmqcarla.pool_settings import AUTO
-    from zmqcarla.watch.gpus import read_gpus, read_vulkan_adapters
+    from zmqcarla.watch.gpus import read_gpus
 
     if settings.gpus != AUTO:
-        return settings.gpu_numbers((), None)
-    numbers = settings.gpu_numbers(read_gpus(), read_vulkan_adapters())
+        return settings.gpu_numbers(())
+    numbers = settings.gpu_numbers(read_gpus())
     text = f"GPUs by free memory: {', '.join(map(str, numbers))}" if numbers else "no GPU by NVML: workers get none"
     OUT.print(text, soft_wrap=True)
     return numbers

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from zmqcarla.broker.errors import ConfigError
-from zmqcarla.watch.gpus import Gpu, adapter_of
+from zmqcarla.watch.gpus import Gpu
 
 AUTO: Final = "auto"
 _START_INTERVAL_S: Final = {"carla": 5.0, "embedded": 0.2, "none": 0.0}
@@ -58,32 +58,29 @@ class PoolSettings:
         """In seconds, for workers with this simulator."""
         return _START_INTERVAL_S[simulator] if self.start_interval_s is None else self.start_interval_s
 
-    def gpu_numbers(self, gpus: Sequence[Gpu], adapters: Sequence[str | None] | None) -> tuple[int, ...]:
+    def gpu_numbers(self, gpus: Sequence[Gpu]) -> tuple[int, ...]:
         """The GPU of each worker, round robin; empty for none.
 
         Args:
             gpus: that NVML shows; only asked with "auto".
-            adapters: PCI addresses in Vulkan's order, by which CarlaUE4 counts; None when nobody can tell.
 
         Raises:
             ConfigError: neither numbers nor "auto".
         """
         if self.gpus == AUTO:
-            return spread(gpus, adapters, self.workers)
+            return spread(gpus, self.workers)
         try:
             return tuple(int(part) for part in self.gpus.split(",") if part.strip())
         except ValueError:
             raise ConfigError(f'pool.gpus: expected numbers such as "0,1", or "auto", found {self.gpus!r}') from None
 
 
-def spread(gpus: Sequence[Gpu], adapters: Sequence[str | None] | None, workers: int) -> tuple[int, ...]:
-    """Each worker to the GPU with most memory left after the ones before; of equals to the first."""
+def spread(gpus: Sequence[Gpu], workers: int) -> tuple[int, ...]:
+    """Each worker to the GPU, as nvidia-smi counts, with most memory left after those before; of equals the first."""
     left = {gpu.index: gpu.free_bytes for gpu in gpus}
-    by_index = {gpu.index: gpu for gpu in gpus}
     chosen: list[int] = []
     for _ in range(workers if left else 0):
         index = max(left, key=lambda each: left[each])
         left[index] -= _GPU_BYTES_A_WORKER
-        adapter = None if adapters is None else adapter_of(by_index[index], adapters)
-        chosen.append(index if adapter is None else adapter)
+        chosen.append(index)
     return tuple(chosen)
