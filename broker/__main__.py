@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from zmqcarla.broker.errors import ZmqCarlaError
+from zmqcarla.broker.logs import log_to_stderr
 from zmqcarla.broker.router import serve
 
 
@@ -15,8 +15,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m zmqcarla.broker")
     parser.add_argument("--address", required=True)
     parser.add_argument("--lifeline-fd", type=int)
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    log_to_stderr(options.log_format)
     try:
         serve(options.address, options.lifeline_fd)
     except ZmqCarlaError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -44,6 +45,14 @@ def runtime_directory() -> Path:
 def default_address() -> str:
     """Where this user's pool is served when nothing else is said: ZMQCARLA_ADDRESS or an ipc socket."""
     return os.environ.get("ZMQCARLA_ADDRESS") or f"ipc://{runtime_directory() / 'broker.sock'}"
+
+
+def admin_address(address: str) -> str:
+    """Where the broker of an address takes orders: X.admin.sock beside X.sock, else in the runtime directory."""
+    if address.startswith("ipc://"):
+        return address.removesuffix(".sock") + ".admin.sock"
+    name = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return f"ipc://{runtime_directory() / f'tcp-{name}.admin.sock'}"
 
 
 def is_served(address: str) -> bool:
@@ -115,7 +124,8 @@ def listener(address: str) -> str:
     """Who listens on the port of a tcp address, as far as this user may know; to end a sentence with."""
     port = address.rpartition(":")[2]
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and str(connection.laddr.port) == port:
+        # The local address is an empty tuple while a socket is unbound.
+        if connection.status == psutil.CONN_LISTEN and [str(each) for each in tuple(connection.laddr)[1:2]] == [port]:
             pid = connection.pid
             return f"; pid {pid} listens there" if pid else "; a process of another user listens there"
     return ""

@@ -10,6 +10,8 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |- BrokerUnavailableError         nobody answers at the address                  (TimeoutError)
     |- AddressInUseError              another broker owns the address                (OSError)
     |- AddressError                   not an address that a broker may serve         (ValueError)
+    |- ConfigError                    a setting of a configuration file is wrong     (ValueError)
+    |- AdminError                     an order to a pool that cannot be obeyed       (ValueError)
     |- KeysError                      keys are missing, ill-formed or open to others (ValueError)
     |  `- KeyRefusedError             the other end does not accept them
     |- LeaseError
@@ -20,6 +22,7 @@ A text says what was expected, what was found, where, and what to do next. Numbe
     |  |- WorkerLostError             a worker died and will not come back
     |  |- CommandTimeoutError         a worker did not answer in time                (TimeoutError)
     |  |- SpaceMismatchError          rows of one batch differ in their spaces       (ValueError)
+    |  |- QuarantinedEpisodeError     this seed or route has killed too many workers (ValueError)
     |  |- StaleRowError               a row of the batch does not carry this step's number
     |  `- RemoteEnvError              the env raised; carries the worker's traceback
     |- InvalidActionError             wrong shape, dtype or a NaN in an action       (ValueError, TypeError)
@@ -81,6 +84,14 @@ class KeyRefusedError(KeysError):
     """The broker does not list this user's key, is not the broker that is trusted, or only one side uses keys."""
 
 
+class ConfigError(ZmqCarlaError, ValueError):
+    """A configuration file, or a setting in it, is not what it has to be; the text names both."""
+
+
+class AdminError(ZmqCarlaError, ValueError):
+    """An order to a running pool (restart, scale, drain) cannot be obeyed; the text says why."""
+
+
 class LeaseError(ZmqCarlaError):
     """Base of the errors about the right to use rows of a pool."""
 
@@ -119,6 +130,10 @@ class CommandTimeoutError(WorkerError, TimeoutError):
 
 class SpaceMismatchError(WorkerError, ValueError):
     """The envs of one batch have different observation or action spaces."""
+
+
+class QuarantinedEpisodeError(WorkerError, ValueError):
+    """The episode that was asked for has killed its worker again and again; the text names it."""
 
 
 class StaleRowError(WorkerError):

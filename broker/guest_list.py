@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import threading
+import time
 from typing import Any, Final
 
 import zmq
@@ -23,6 +25,8 @@ _LOG = logging.getLogger("zmqcarla.broker")
 _ADDRESS: Final = "inproc://zeromq.zap.01"
 _STOP: Final = b"stop"
 _JOIN_S: Final = 5.0
+_FAREWELL_S: Final = 1.0
+"""How long a revoked key's connections stay, so that the end of its leases is told before they end."""
 
 
 class GuestList:
@@ -38,6 +42,7 @@ class GuestList:
         self._version = keys.allowed_version()
         self._allowed = frozenset(keys.allowed())
         self._left: set[str] = set()
+        self._left_at: dict[str, float] = {}
         self._context = context
         answering: zmq.Socket[bytes] = context.socket(zmq.REP)
         answering.linger = 0
@@ -66,6 +71,10 @@ class GuestList:
         left, self._left = self._left, set()
         return left
 
+    def is_overdue(self, user: str) -> bool:
+        """Whether one who is not on the list has had the time to hear why."""
+        return time.monotonic() - self._left_at.get(user, -math.inf) > _FAREWELL_S
+
     def _read_again(self) -> None:
         version = self._keys.allowed_version()
         if version == self._version:
@@ -76,6 +85,7 @@ class GuestList:
             _LOG.error("%s", error)
             allowed = self._allowed
         self._left |= self._allowed - allowed
+        self._left_at.update(dict.fromkeys(self._allowed - allowed, time.monotonic()))
         self._allowed, self._version = allowed, version
 
     def _answer(self, answering: zmq.Socket[bytes]) -> None:

@@ -108,6 +108,10 @@ class KeyFolder:
         """Whether a broker may serve with these keys."""
         return (self.path / "broker.secret").exists()
 
+    def check_serves(self) -> None:
+        """Raise KeysError unless a broker may serve with these keys."""
+        checked_key(self._read("broker.secret"))
+
     def allowed(self) -> dict[str, str]:
         """The allowed keys with their names; empty where no broker serves."""
         if not (self.path / "allowed").exists():
@@ -202,6 +206,17 @@ def keys_for(address: str) -> KeyFolder | None:
     if _LOOPBACK.match(address) and not os.environ.get(KEYS_VARIABLE):
         return None
     return key_folder()
+
+
+def check_may_serve(address: str) -> None:
+    """See that a broker would find the keys that the address wants.
+
+    Raises:
+        KeysError: they are missing, or open to others.
+    """
+    keys = keys_for(address)
+    if keys is not None:
+        keys.check_serves()
 
 
 def connect_to_broker(socket: zmq.Socket[bytes], address: str) -> str:

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from zmqcarla.broker import commands, matching
+from zmqcarla.broker import admin, commands, matching
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
 from zmqcarla.broker.errors import ProtocolVersionError
@@ -116,6 +116,11 @@ class LeaseTable:
             return [Send(event.peer, p.Rejected(f"expected a message to the broker, found {event.message.kind!r}"))]
         return list(handler(event.message, event, now))
 
+    def administer(self, request: p.AdminRequest, now: float) -> tuple[p.AdminReply, list[Send]]:
+        """The answer to an order of the administrator, and what to send because of it."""
+        reply, orders = admin.decide(request, self._workers.values())
+        return reply, [*(Send(peer, order) for peer, order in orders), *self._serve_queue(now)]
+
     # --- clients ---
 
     def _lease_request(self, message: p.LeaseRequest, event: Received, now: float) -> Iterator[Send]:
@@ -144,7 +149,7 @@ class LeaseTable:
         waiting: list[Request] = []
         for request in self._queue:
             message, terms = request.message, request.terms
-            suitable = [one for one in self._workers.values() if one.state != "gone" and matching.fits(one, terms)]
+            suitable = [one for one in self._workers.values() if one.stays and matching.fits(one, terms)]
             free = [worker for worker in suitable if worker.free and worker.offer.worker_id not in spoken_for]
             refusal = matching.refusal(request, self._workers.values(), len(free), len(suitable), now)
             if len(free) >= message.num_envs:
@@ -299,11 +304,14 @@ class LeaseTable:
         if flaw:
             yield Send(event.peer, p.Rejected(flaw))
             return
-        if worker is not None and worker.offer.supervisor_pid == message.supervisor_pid:
+        same_life = worker is not None and worker.offer.supervisor_pid == message.supervisor_pid
+        if worker is not None and same_life and worker.state != "gone":
             worker.offer, worker.supervisor, worker.heard_at = message, event.peer, now
+            worker.retiring |= message.retiring
         else:
-            successor = Worker(message, event.peer, now, event.user)
-            if worker is not None and worker.lease_id:
+            retiring = message.retiring or (worker is not None and worker.retiring)
+            successor = Worker(message, event.peer, now, event.user, retiring=retiring)
+            if worker is not None and worker.lease_id and worker.state != "gone":
                 yield from self._lose(worker, "its supervisor was replaced", -1, now, final=False)
                 successor.state = "lost"
                 successor.serve(worker.lease_id, worker.row)
@@ -325,7 +333,8 @@ class LeaseTable:
 
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
         columns = (
-            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes
+            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes,
+            message.server_vram_bytes, message.growth_bytes_per_h, message.leaks,
         )  # fmt: skip
         if any(len(column) != len(message.worker_ids) for column in columns):
             text = f"expected {len(message.worker_ids)} values in each column of a heartbeat, found other numbers"
@@ -343,6 +352,9 @@ class LeaseTable:
                     message.steps[index],
                     message.env_rss_bytes[index],
                     message.server_rss_bytes[index],
+                    message.server_vram_bytes[index],
+                    message.growth_bytes_per_h[index],
+                    message.leaks[index],
                 )
 
     def _worker_of(self, worker_id: str, event: Received) -> Worker | None:
@@ -482,6 +494,8 @@ class LeaseTable:
                 silent.setdefault(worker.offer.ttl_s, []).append(worker)
         for ttl_s, workers in silent.items():
             yield from self._remove(workers, f"its supervisor was silent for {ttl_s:g} s", now)
+        for peer, order in admin.pursue(self._workers.values(), settled=now >= self._returns_until):
+            yield Send(peer, order)
         yield from self._serve_queue(now)
 
     def _give_up_unconfirmed(self, lease: Lease) -> Iterator[Send]:

@@ -49,6 +49,7 @@ def refusal(request: Request, workers: Iterable[Worker], free: int, suitable: in
     """
     message = request.message
     living = [worker for worker in workers if worker.state != "gone"]
+    staying = [worker for worker in living if worker.stays]
     ended = [worker for worker in workers if worker.state == "gone" and fits(worker, request.terms)]
     wanted = _wanted(message)
     if ended and not suitable:
@@ -58,11 +59,15 @@ def refusal(request: Request, workers: Iterable[Worker], free: int, suitable: in
             f"back; worker {last.offer.worker_id}: {last.end}"
         )
         return p.Refused(message.request_id, "impossible", text)
-    if living and not suitable:
-        patterns = sorted({pattern for worker in living for pattern in worker.offer.env_patterns})
+    if living and not staying:
+        text = f"expected workers for {wanted}, found a pool that is being drained: start another one"
+        return p.Refused(message.request_id, "impossible", text)
+    if staying and not suitable:
+        patterns = sorted({pattern for worker in staying for pattern in worker.offer.env_patterns})
+        simulators = ", ".join(sorted({worker.offer.simulator for worker in staying}))
         text = (
-            f"expected workers for {wanted}, found {len(living)} workers that allow {', '.join(patterns[:20])} on "
-            f"{', '.join(sorted({worker.offer.simulator for worker in living}))}: check env id, simulator and gpu, "
+            f"expected workers for {wanted}, found {len(staying)} workers that allow {', '.join(patterns[:20])} on "
+            f"{simulators}: check env id, simulator and gpu, "
             "or start workers that allow them (--env, --simulator, --gpu)"
         )
         return p.Refused(message.request_id, "impossible", text)

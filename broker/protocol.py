@@ -26,6 +26,7 @@ together. Bump `PROTOCOL` with any change that an older peer would misread.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import reprlib
 import types
@@ -35,26 +36,31 @@ from typing import Any, ClassVar, Final, Union, cast, get_args, get_origin
 
 import msgpack
 
-from zmqcarla.broker.address import default_address, is_served, runtime_directory
+from zmqcarla.broker.address import admin_address, default_address, is_served, runtime_directory
 from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
 from zmqcarla.broker.keys import (
     INSECURE_VARIABLE,
     KEYS_VARIABLE,
     KeyFolder,
+    check_may_serve,
     connect_to_broker,
     key_folder,
     keys_for,
 )
+from zmqcarla.broker.logs import log_to_stderr
 
 __all__ = [
     "AUTORESET_SAME_STEP",
+    "EXIT_DRAINED",
     "EXIT_SIMULATOR_FAILED",
     "INSECURE_VARIABLE",
     "KEYS_VARIABLE",
     "KINDS",
     "PROTOCOL",
     "KeyFolder",
+    "admin_address",
+    "check_may_serve",
     "check_protocol",
     "connect_to_broker",
     "decode",
@@ -63,6 +69,7 @@ __all__ = [
     "is_served",
     "key_folder",
     "keys_for",
+    "log_to_stderr",
     "pack",
     "runtime_directory",
     "unpack",
@@ -75,8 +82,8 @@ MAX_PAYLOAD_BYTES: Final = 64 << 20
 MAX_ROWS: Final = 4096
 """Of a lease, and the longest list in a header."""
 MAX_FRAMES: Final = 1 + MAX_ROWS
-MAX_TEXT: Final = 1 << 16
-"""Characters of a text in a header."""
+MAX_TEXT_BYTES: Final = 1 << 16
+"""Of one text in a header."""
 MAX_ID_BYTES: Final = 64
 _MAX_INT: Final = (1 << 63) - 1
 
@@ -255,6 +262,36 @@ class StatusReply(Message):
     request_id: bytes
 
 
+# --- administrator to broker and back, over the admin socket ---
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdminRequest(Message):
+    """Restart workers, scale the pool, or drain it."""
+
+    kind: ClassVar[str] = "admin_request"
+    protocol: int
+    request_id: bytes
+    order: str
+    """"restart", "scale" or "drain"."""
+    workers: tuple[str, ...]
+    """Whom to restart; empty for all."""
+    count: int
+    """How many workers the pool is to have, for "scale"."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdminReply(Message):
+    """What the order means; it is under way, not done."""
+
+    kind: ClassVar[str] = "admin_reply"
+    request_id: bytes
+    refused: bool
+    text: str
+    workers: tuple[str, ...]
+    """Those whom it concerns."""
+
+
 # --- worker to broker ---
 
 
@@ -276,6 +313,8 @@ class Register(Message):
     """fnmatch patterns of the env ids that it may run."""
     ttl_s: float
     """The worker is lost when its supervisor has been silent for this long."""
+    retiring: bool = False
+    """It gets no new lease, and stops when the one that it has ends."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -294,6 +333,12 @@ class Heartbeat(Message):
     """Resident memory of the env process and its children."""
     server_rss_bytes: tuple[int, ...]
     """Resident memory of the CARLA server; 0 where it is not the supervisor's."""
+    server_vram_bytes: tuple[int, ...]
+    """GPU memory of the CARLA server; 0 where nobody can tell."""
+    growth_bytes_per_h: tuple[float, ...]
+    """Of both in main memory, over the last hour; 0 while nothing can be said."""
+    leaks: tuple[str, ...]
+    """What grows without end: "env process", "server", "server's GPU memory", several with commas, or empty."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -388,6 +433,17 @@ class LeaseEnded(Message):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SupervisorOrder(Message):
+    """An administrator's will, to the supervisor: restart, retire or stop a worker, or add one more."""
+
+    kind: ClassVar[str] = "supervisor_order"
+    order: str
+    """"restart", "retire", "stop" or "add"."""
+    worker_id: str
+    """Empty for "add"."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Rejected(Message):
     """The last message was not accepted; the text says what was expected."""
 
@@ -400,6 +456,8 @@ AUTORESET_SAME_STEP: Final = "SameStep"
 """The value of gymnasium's AutoresetMode.SAME_STEP: the only mode in which the worker resets by itself."""
 EXIT_SIMULATOR_FAILED: Final = 70
 """Exit code of an env process whose simulator stopped answering: its supervisor restarts both."""
+EXIT_DRAINED: Final = 71
+"""Exit code of a supervisor whose last worker was taken away: nobody is to start it again."""
 OUTCOMES: Final = frozenset({"ok", "error", "lost", "gone"})
 """ok and error come from the env; lost: the worker died and restarts; gone: it will not come back."""
 
@@ -409,7 +467,8 @@ KINDS: Final[dict[str, type[Message]]] = {
         LeaseRequest, Renew, Command, Release, Probe, StatusRequest,
         Queued, Leased, Renewed, Refused, CommandReply, ProbeReply, LeaseLost, StatusReply,
         Register, Heartbeat, Unregister, WorkerLost, Ready, RowReply,
-        Welcome, UnknownWorker, RowCommand, LeaseEnded, Rejected,
+        Welcome, UnknownWorker, RowCommand, LeaseEnded, SupervisorOrder, Rejected,
+        AdminRequest, AdminReply,
     )
 }  # fmt: skip
 
@@ -433,7 +492,7 @@ def decode(header: bytes) -> Message:
             header,
             max_array_len=MAX_ROWS,
             max_map_len=MAX_ID_BYTES,
-            max_str_len=4 * MAX_TEXT,
+            max_str_len=MAX_TEXT_BYTES,
             max_bin_len=MAX_ID_BYTES,
             max_ext_len=0,
         )
@@ -489,27 +548,29 @@ def _field_check(annotation: Any, where: str) -> Callable[[Any], Any]:
 
         return check_tuple
 
-    is_small, bound = _BOUNDS[annotation]
+    if annotation is int:
+        return functools.partial(_check_int, where)
+    if annotation is float:
+        return functools.partial(_check_float, where)
 
     def check_exact(value: Any) -> Any:
-        if type(value) is not annotation:
-            if annotation is not float or type(value) is not int:
-                raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
-            value = float(value)
-        if is_small(value):
+        if type(value) is annotation:  # of a size that `decode` has seen to
             return value
-        raise ProtocolError(f"expected {bound} in {where}, found {reprlib.repr(value)}")
+        raise ProtocolError(f"expected {annotation.__name__} in {where}, found {type(value).__name__}")
 
     return check_exact
 
 
-_BOUNDS: Final[dict[Any, tuple[Callable[[Any], bool], str]]] = {
-    bool: (lambda _: True, "a bool"),
-    int: (lambda value: -_MAX_INT <= value <= _MAX_INT, "an int of 64 bits with a sign"),
-    float: (math.isfinite, "a finite number"),
-    str: (lambda value: len(value) <= MAX_TEXT, f"at most {MAX_TEXT} characters"),
-    bytes: (lambda value: len(value) <= MAX_ID_BYTES, f"at most {MAX_ID_BYTES} bytes"),
-}
+def _check_int(where: str, value: Any) -> int:
+    if type(value) is int and value <= _MAX_INT:
+        return value
+    raise ProtocolError(f"expected an int of 64 bits with a sign in {where}, found {reprlib.repr(value)}")
+
+
+def _check_float(where: str, value: Any) -> float:
+    if type(value) in (float, int) and math.isfinite(value):
+        return float(value)
+    raise ProtocolError(f"expected a finite number in {where}, found {reprlib.repr(value)}")
 
 
 _FIELD_NAMES: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in KINDS.values()}

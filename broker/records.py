@@ -29,6 +29,9 @@ class Seen:
     steps: int
     env_rss_bytes: int
     server_rss_bytes: int
+    server_vram_bytes: int
+    growth_bytes_per_h: float
+    leaks: str
 
 
 @dataclasses.dataclass(slots=True)
@@ -51,11 +54,18 @@ class Worker:
     """Why it is gone."""
     seen: Seen | None = None
     """By its supervisor, at the last heartbeat."""
+    retiring: bool = False
+    """Gets no new lease, and is stopped when it has none."""
 
     @property
     def free(self) -> bool:
         """Whether it may be given away."""
-        return self.state == "ready" and not self.lease_id
+        return self.state == "ready" and not self.lease_id and not self.retiring
+
+    @property
+    def stays(self) -> bool:
+        """Whether it may be given away now or later."""
+        return self.state != "gone" and not self.retiring
 
     def leave(self) -> None:
         """Serve no lease any more."""

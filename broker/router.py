@@ -7,6 +7,7 @@ a directory of mode 0700 (default) or tcp, beyond the loopback interface with ke
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -21,6 +22,7 @@ import zmq
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.address import claimed, listener
+from zmqcarla.broker.admin import AdminSocket, admin_socket
 from zmqcarla.broker.errors import AddressInUseError, ProtocolError
 from zmqcarla.broker.guest_list import GuestList, cut, user_of
 from zmqcarla.broker.keys import keys_for
@@ -29,6 +31,9 @@ from zmqcarla.broker.lease_table import Clock, LeaseTable, Received, Revoked, Se
 _LOG = logging.getLogger("zmqcarla.broker")
 _CLOCK_MS: Final = 250
 """How often the table hears of the time, and the loop looks whether it has to stop."""
+_QUIET: Final = (p.Command, p.RowReply, p.Ready, p.Heartbeat, p.Renew, p.Probe, p.StatusRequest)
+"""Come all the time; what else comes is logged, and with it what it leads to."""
+_causes = itertools.count(1)
 
 
 def serve(address: str, lifeline_fd: int | None = None) -> None:
@@ -46,10 +51,10 @@ def serve(address: str, lifeline_fd: int | None = None) -> None:
     stopping: list[int] = []
     previous = {sig: signal.signal(sig, lambda number, _: stopping.append(number)) for sig in (SIGTERM, SIGINT)}
     try:
-        with _bound_router(address) as (router, guests):
+        with _bound_router(address) as (router, guests), admin_socket(address) as admin:
             how = "keys are asked for" if guests is not None else "whoever reaches it may use it"
             _LOG.info("broker serves %s (protocol %d, pid %d; %s)", address, p.PROTOCOL, os.getpid(), how)
-            _loop(router, guests, lambda: bool(stopping) or _is_closed(lifeline_fd))
+            _loop(router, guests, admin, lambda: bool(stopping) or _is_closed(lifeline_fd))
             _LOG.info("broker stops")
     finally:
         for sig, handler in previous.items():
@@ -96,8 +101,16 @@ def _bind(router: zmq.Socket[bytes], address: str) -> None:
         os.umask(mask)
 
 
-def _loop(router: zmq.Socket[bytes], guests: GuestList | None, must_stop: Callable[[], bool]) -> None:
+def _loop(
+    router: zmq.Socket[bytes], guests: GuestList | None, admin: AdminSocket, must_stop: Callable[[], bool]
+) -> None:
     table = LeaseTable(secrets.token_bytes(16), lambda: secrets.token_bytes(16), time.monotonic())
+
+    def administer(request: p.AdminRequest) -> p.AdminReply:
+        reply, actions = table.administer(request, time.monotonic())
+        _perform(router, actions)
+        return reply
+
     next_clock = time.monotonic()
     while True:
         with contextlib.suppress(zmq.Again):
@@ -109,6 +122,7 @@ def _loop(router: zmq.Socket[bytes], guests: GuestList | None, must_stop: Callab
                 _LOG.warning("the key %s was revoked", user)
                 _perform(router, table.handle(Revoked(user), now))
             _perform(router, table.handle(Clock(), now))
+            admin.serve(administer)
             if must_stop():
                 return
 
@@ -126,7 +140,8 @@ def _receive(router: zmq.Socket[bytes], guests: GuestList | None) -> tuple[list[
     user = user_of(route)
     if user in guests:
         return frames, user
-    cut(route)
+    if guests.is_overdue(user):
+        cut(route)
     return [], user
 
 
@@ -141,7 +156,17 @@ def _answer(router: zmq.Socket[bytes], table: LeaseTable, frames: list[bytes], u
         _LOG.warning("rejected a message from %s: %s", peer.hex(), error)
         _perform(router, [Send(peer, p.Rejected(str(error)))])
         return
-    _perform(router, table.handle(event, time.monotonic()))
+    actions = table.handle(event, time.monotonic())
+    _perform(router, actions)
+    if not isinstance(event.message, _QUIET):
+        _log_what_follows(event.message, actions)
+
+
+def _log_what_follows(message: p.Message, actions: list[Send]) -> None:
+    cause = {"cause": f"{message.kind}-{next(_causes)}"}
+    _LOG.info("received %.400s", message, extra=cause)
+    for action in actions:
+        _LOG.info("sent to %s: %.400s", action.peer.hex(), action.message, extra=cause)
 
 
 def _perform(router: zmq.Socket[bytes], actions: list[Send]) -> None:

@@ -41,6 +41,7 @@ def _worker_values(worker: Worker, now: float) -> dict[str, Any]:
         "worker_id": worker.offer.worker_id,
         "host": worker.offer.host,
         "state": worker.state,
+        "retiring": worker.retiring,
         "simulator": worker.offer.simulator,
         "gpu": worker.offer.gpu,
         "port": worker.offer.port,
@@ -57,7 +58,7 @@ def _worker_values(worker: Worker, now: float) -> dict[str, Any]:
 
 
 def _seen_values(seen: Seen | None, now: float) -> dict[str, Any]:
-    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes")
+    names = ("phase", "steps", "env_rss_bytes", "server_rss_bytes", "server_vram_bytes", "growth_bytes_per_h", "leaks")
     return {
         "seen_s": None if seen is None else now - seen.at,
         **{name: None if seen is None else getattr(seen, name) for name in names},

@@ -92,7 +92,8 @@ class Segment:
         """Map a segment that another process made; `size_bytes` None takes it as large as it is.
 
         Raises:
-            SegmentGoneError: no such name (another host, another container, or its owner is gone), or another size.
+            SegmentGoneError: no such name (another host, another container, or its owner is gone), another user's, or
+                of another size.
         """
         if not name.startswith(f"/{PREFIX}") or "/" in name[1:]:
             raise SegmentGoneError(errno.EINVAL, f"expected a segment name starting with /{PREFIX}, found {name!r}")
@@ -100,6 +101,8 @@ class Segment:
             fd: int = posix_ipc.SharedMemory(name).fd
         except posix_ipc.ExistentialError:
             raise SegmentGoneError(errno.ENOENT, f"no segment {name} in this /dev/shm") from None
+        except posix_ipc.PermissionsError:  # a worker of another user: its rows travel in messages
+            raise SegmentGoneError(errno.EACCES, f"segment {name} belongs to another user") from None
         found = os.fstat(fd).st_size
         rounded = found if size_bytes is None else -(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES
         if found != rounded:

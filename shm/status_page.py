@@ -17,6 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+EPISODE_BYTES: Final = 160
+"""Room for the name of an episode, in UTF-8."""
 _PAGE: Final = np.dtype(
     [
         ("since_ns", np.uint64),
@@ -27,6 +29,7 @@ _PAGE: Final = np.dtype(
         ("steps", np.uint64),
         ("lease_id", np.uint8, 16),
         ("board", "S64"),
+        ("episode", f"S{EPISODE_BYTES}"),
         ("resets", np.uint64),
         ("server", "S64"),
         ("server_serial", np.uint32),
@@ -61,9 +64,9 @@ class StatusPage:
     Attributes:
         fd: of the page, to be inherited by the env process; -1 in a process that attached.
         fields: structured scalar array {phase, incarnation, since_ns (CLOCK_MONOTONIC), row, seq, steps, lease_id,
-            board (its name), resets (begun since the page was made)}; the supervisor writes {server (HOST:PORT),
-            server_serial (one more for each server that came up), recycle (1: leave the server before the next
-            reset, it is to be replaced)}.
+            board (its name), episode (its name), resets (begun since the page was made)}; the supervisor writes
+            {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
+            before the next reset, it is to be replaced)}.
     """
 
     def __init__(self, fd: int, owned_fd: int) -> None:
@@ -95,6 +98,15 @@ class StatusPage:
         """One step more."""
         self._steps += 1
         _STEPS.pack_into(self._memory, _STEPS_OFFSET_BYTES, self._steps)
+
+    def name_episode(self, name: str) -> None:
+        """Say which episode begins; empty for one that cannot be asked for again."""
+        self.fields["episode"] = name.encode()
+
+    @property
+    def episode(self) -> str:
+        """The name of the episode that runs, or ran last."""
+        return str(self.fields["episode"].item().decode("utf-8", "replace"))
 
     def count_reset(self) -> None:
         """One more episode is about to begin."""

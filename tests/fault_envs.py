@@ -71,3 +71,19 @@ class FaultyEnv(CounterEnv):
 
 
 gymnasium.register(id="Faulty-v0", entry_point="fault_envs:FaultyEnv", disable_env_checker=True)
+
+
+class DeadlyEnv(CounterEnv):
+    """Its process dies in the first step after a reset with seed 13."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._deadly = seed == 13
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        if self._deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+gymnasium.register(id="Deadly-v0", entry_point="fault_envs:DeadlyEnv", disable_env_checker=True)

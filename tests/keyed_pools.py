@@ -143,6 +143,12 @@ class Peer:
         """Until the other end has closed the connection."""
         assert self.monitor.poll(int(1000 * DEADLINE_S)), "the connection was not closed"
 
+    def speaks_in_vain(self, message: p.Message) -> bool:
+        """Send a message; whether the other end has closed the connection. An answer is a failure."""
+        self.tell(message)
+        assert not self.socket.poll(0)
+        return bool(self.monitor.poll(50))
+
     def close(self) -> None:
         """Hang up."""
         self.socket.disable_monitor()

@@ -20,13 +20,18 @@ from zmqcarla.lease import Lease, ask_status
 from zmqcarla.pool import LocalPool
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
+_START_S = 40.0
+"""How long processes may take to start on a busy machine."""
+
 
 @contextlib.contextmanager
 def ready_pool(workers: int, *env_patterns: str, **options: Any) -> Generator[LocalPool]:
     """A pool whose workers are all ready; it ends with the block."""
     pool = LocalPool(workers, simulator="none", env_patterns=env_patterns, **options)
     try:
-        wait_until(lambda: [one["state"] for one in workers_of(pool)] == ["ready"] * workers, f"{workers} workers")
+        wait_until(
+            lambda: [one["state"] for one in workers_of(pool)] == ["ready"] * workers, f"{workers} workers", _START_S
+        )
         yield pool
     finally:
         pool.close()
@@ -68,7 +73,11 @@ class Hosts:
             config = SupervisorConfig(broker=self.address, workers=configs, log_directory=str(self.logs), ttl_s=ttl_s)
             self._supervisor_arguments.append(config.to_json())
             self.start_supervisor()
-        self.wait_ready(hosts * workers)
+        try:
+            self.wait_ready(hosts * workers)
+        except BaseException:
+            self.close()
+            raise
 
     def start_broker(self) -> None:
         """Start the broker, or its successor."""
@@ -82,10 +91,11 @@ class Hosts:
 
     def wait_ready(self, workers: int) -> None:
         """Until so many workers are ready."""
-        wait_until(lambda: is_served(self.address), "the broker")
+        wait_until(lambda: is_served(self.address), "the broker", _START_S)
         wait_until(
             lambda: [one["state"] for one in ask_status(self.address)["workers"]] == ["ready"] * workers,
             f"{workers} workers",
+            _START_S,
         )
 
     def _start(self, *arguments: str) -> psutil.Popen:

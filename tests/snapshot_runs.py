@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ Action = NDArray[np.float32]
 @contextlib.contextmanager
 def running_servers(
     first_port: int, folder: Path, towns: Mapping[str, Path | None], *options: str
-) -> Iterator[dict[str, Server]]:
+) -> Generator[dict[str, Server], None, None]:
     """Embedded simulators with maps, on free ports from `first_port` on; they start together."""
     with contextlib.ExitStack() as stack:
         servers: dict[str, Server] = {}

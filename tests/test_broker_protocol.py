@@ -24,6 +24,7 @@ _EXAMPLES: dict[Any, Any] = {
     "int | None": 2,
     "tuple[str, ...]": ("a", "b"),
     "tuple[int, ...]": (1, 2),
+    "tuple[float, ...]": (1.5, 2.0),
 }
 
 
@@ -84,7 +85,7 @@ def test_sizes_are_limited() -> None:
     [
         (["release", bytes(65)], "max_bin_len"),
         (["status_request", 1 << 63, b""], "64 bits"),
-        (["renew", b"id", "x" * 70_000, 1.0, [], None, None], "at most 65536 characters"),
+        (["renew", b"id", "x" * 70_000, 1.0, [], None, None], "max_str_len"),
         (["renew", b"id", "x", float("nan"), [], None, None], "finite"),
         (["renew", b"id", "x", float("inf"), [], None, None], "finite"),
         (["renew", b"id", "x", 1.0, ["w"] * 4097, None, None], "4097"),

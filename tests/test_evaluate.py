@@ -210,16 +210,17 @@ def test_the_command_says_what_it_did(folder: Path, tmp_path: Path) -> None:
     assert "--resume" in again.stderr
 
 
+@pytest.mark.timeout(180)  # a route of half a kilometre with nine scenarios
 def test_a_leaderboard_file_is_scored_as_a_hand_calculation_says(tmp_path: Path) -> None:
     routes, town = DATA / "routes" / "routes_town10.xml", DATA / "maps" / "Town10HD.xodr"
     if not routes.exists() or not town.exists():
         pytest.skip("the maps and route files of CARLA are not beside this checkout")
-    kwargs = {"routes": str(routes), "map": str(town), "image_size": (16, 16), "terminate_on_collision": False}
+    kwargs = {"routes": str(routes), "map": str(town), "observation": "state", "terminate_on_collision": False}
     driver = load_agent("zmqcarla.demo.driver:LaneFollowingDriver")
     pool = LocalPool(1, simulator="embedded", map=str(town))
     try:
         work = [Job(0, "0", "Town10HD_Opt")]
-        evaluation = Evaluation(work, driver, lambda town: {**kwargs, "max_steps": 4000}, pool.address)
+        evaluation = Evaluation(work, driver, lambda town: {**kwargs, "frame_skip": 3, "max_steps": 1500}, pool.address)
         evaluate(evaluation, ResultFolder(tmp_path, {}, resume=False), Console(file=io.StringIO()))
     finally:
         pool.close()

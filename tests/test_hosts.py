@@ -126,7 +126,8 @@ def test_a_cable_that_is_put_back_in_time_loses_nothing(pool: KeyedPool, there: 
     vec.reset()
     there.cut()
     vec.step_async(_actions(1, 2))
-    board: Any = vec._rows._board  # pyright: ignore
+    rows: Any = vec._rows  # pyright: ignore
+    board = rows._board
     wait_until(lambda: int(board.done_seq[1]) > 0, "the row here to be done")
     there.heal()
     observations, _, _, truncated, _ = vec.step_wait()

@@ -163,8 +163,9 @@ def test_where_keys_are_used(
 # --- who may serve ---
 
 
-def test_beyond_loopback_nothing_is_served_without_keys(tmp_path: Path) -> None:
-    done = run_cli("broker", "--address", f"tcp://0.0.0.0:{free_port()}", "--keys", str(tmp_path / "none"))
+@pytest.mark.parametrize("command", [["broker"], ["up", "--simulator", "none"]], ids=["broker", "up"])
+def test_beyond_loopback_nothing_is_served_without_keys(tmp_path: Path, command: list[str]) -> None:
+    done = run_cli(*command, "--address", f"tcp://0.0.0.0:{free_port()}", "--keys", str(tmp_path / "none"))
     assert done.returncode == 2
     assert "run `zmqcarla keygen` on the broker's host" in done.stderr
     assert "--insecure" in done.stderr
@@ -266,8 +267,7 @@ def test_a_revoked_key_loses_lease_connection_and_worker(
     assert _cli("revoke", "bob", "--keys", str(ours.path)).exit_code == 0
     with pytest.raises(LeaseLostError, match="was revoked"):
         _step_until_lost(his)
-    listener.tell(p.StatusRequest(p.PROTOCOL, b"q"))
-    listener.wait_disconnected()
+    wait_until(lambda: listener.speaks_in_vain(p.StatusRequest(p.PROTOCOL, b"q")), "the connection to be closed")
     wait_until(lambda: set(pool.states()) == {"host0-0", "host0-1"}, "bob's worker to be gone")
     for step in range(1, 4):
         assert mine.step(STILL)[0]["vector"][:, 1].tolist() == [step]
@@ -304,7 +304,7 @@ def test_ids_of_others_are_of_no_use(pool: KeyedPool, ours: KeyFolder, eve: Peer
         (p.Probe(lease_id), p.LeaseLost),
         (p.Renew(lease_id, COUNTER, 30.0, (worker,), None, None), p.LeaseLost),
         (p.Register(p.PROTOCOL, worker, "host", 1, "none", None, None, ("*",), 30.0), p.Rejected),
-        (p.Heartbeat((worker,), ("idle",), (0,), (0,), (0,), (0,)), p.UnknownWorker),
+        (p.Heartbeat((worker,), ("idle",), (0,), (0,), (0,), (0,), (0,), (0.0,), ("",)), p.UnknownWorker),
         (p.Leased(b"r", lease_id, b"b", (worker,)), p.Rejected),
     ]
     for message, answer in forged:

@@ -179,8 +179,9 @@ def test_a_route_is_driven_judged_and_repeated(settings: dict[str, Any]) -> None
 def test_a_car_that_stands_gets_no_route(settings: dict[str, Any]) -> None:
     env = gymnasium.make(ENV_ID, observation="state", max_steps=20, frame_skip=2, **settings)
     env.reset(seed=1, options={"route": "0"})
-    for _ in range(20):
-        *_, truncated, info = env.step(np.array([0.0, 0.0, 1.0], np.float32))
+    for _ in range(19):
+        env.step(np.array([0.0, 0.0, 1.0], np.float32))
+    *_, truncated, info = env.step(np.array([0.0, 0.0, 1.0], np.float32))
     assert truncated
     assert info["episode_summary"]["status"] == "Failed"
     assert info["episode_summary"]["scores"]["score_route"] < 1.0

@@ -24,7 +24,7 @@ TOWN = "ZmqTown"
 WAYS = {
     "street": ((18.0, -93.25), (185.0, -93.25)),  # one lane each way, a junction with lights in the middle
     "left": ((18.0, -93.25), (85.0, -93.25), (111.75, -180.0)),  # left at that junction
-    "avenue": ((20.0, -173.25), (290.0, -173.25)),  # two lanes each way, on the left one
+    "avenue": ((80.0, -173.25), (290.0, -173.25)),  # two lanes each way, on the left one
 }
 TRIGGERS = {"street": (28.0, -93.25), "left": (28.0, -93.25), "avenue": (128.0, -173.25)}
 STAND = np.array([0.0, 0.0, 1.0], np.float32)
@@ -41,6 +41,10 @@ SAME_FLOW = (
     '<flow_speed value="6"/><source_dist_interval from="12" to="20"/>'
 )
 RAMP = '<other_actor_location x="140" y="-169.75" z="0"/>'
+FOG = (
+    '<weathers><weather route_percentage="0" fog_density="10"/><weather route_percentage="40" fog_density="50"/>'
+    "</weathers>"
+)
 CAR, WALKER, PROP = "vehicle", "walker", "static"
 
 # kind: way, parameters, actors that there have to be at some time, what happens to a driver who sees nothing
@@ -114,6 +118,7 @@ def env(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
         route("one way", "avenue", ("VehicleOpensDoorTwoWays", '<direction value="up"/>')),
         route("too short", "street", ("DynamicObjectCrossing", '<distance value="900"/>')),
         route("nothing", "street"),
+        route("fog", "street").replace("<scenarios>", f"{FOG}<scenarios>"),
     ]
     path.write_text(f"<routes>{''.join(routes)}</routes>")
     one = CarlaEnv(
@@ -334,17 +339,16 @@ def course(env: CarlaEnv, observation: dict[str, Any], steps: int) -> tuple[Plac
     return seen, observation
 
 
-@pytest.mark.parametrize("name", ["AccidentTwoWays", "several"])
-def test_one_seed_gives_one_course(env: CarlaEnv, name: str) -> None:
+def test_one_seed_gives_one_course(env: CarlaEnv) -> None:
     runs = []
     for seed in (5, 5, 6):
-        observation, _ = begun(env, name, seed)
-        runs.append(course(env, observation, 220)[0])
+        observation, _ = begun(env, "several", seed)
+        runs.append(course(env, observation, 130)[0])
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
-@pytest.mark.parametrize("name", ["AccidentTwoWays", "PedestrianCrossing", "HardBreakRoute"])
+@pytest.mark.parametrize("name", ["AccidentTwoWays", "PedestrianCrossing"])
 def test_a_snapshot_goes_on_in_the_middle_of_a_scenario(env: CarlaEnv, name: str) -> None:
     _, halfway = course(env, begun(env, name)[0], 165)
     (scenario,) = programme(env).scenarios
@@ -352,11 +356,11 @@ def test_a_snapshot_goes_on_in_the_middle_of_a_scenario(env: CarlaEnv, name: str
     state = programme(env).get_state()
     assert msgpack.unpackb(msgpack.packb(state)) == state
     saved = env.save_snapshot(name)
-    through, _ = course(env, halfway, 90)
+    through, _ = course(env, halfway, 50)
     score = programme(env).report(), env.episode and env.episode.score.value
     begun(env, "nothing")
     observation, _ = env.restore_snapshot(saved)
-    assert course(env, observation, 90)[0] == through
+    assert course(env, observation, 50)[0] == through
     assert (programme(env).report(), env.episode and env.episode.score.value) == score
     env.delete_snapshot(saved)
 
@@ -367,6 +371,18 @@ def test_a_state_is_for_its_own_route_only(env: CarlaEnv) -> None:
     begun(env, "nothing")
     with pytest.raises(ValueError, match="restore it on the same route with its seed"):
         programme(env).set_state(state)
+
+
+def test_the_weather_changes_along_the_route(env: CarlaEnv) -> None:
+    observation, info = begun(env, "fog")
+    assert env.session is not None
+    driver, seen = LaneFollowingDriver(), [env.session.world.get_weather().fog_density]
+    while info["route_completion"] < 22.0:
+        observation, *_, info = env.step(driver(observation))
+        seen.append(env.session.world.get_weather().fog_density)
+    assert seen[0] == pytest.approx(10.0)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(10.0 + 40.0 * 22.0 / 40.0, abs=1.1)
 
 
 def test_the_end_of_an_episode_takes_its_actors_along(env: CarlaEnv) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import msgpack
@@ -126,11 +126,15 @@ def test_the_state_of_an_agent_in_the_worker_travels_along(env: CarlaEnv) -> Non
 # ---------------------------------------------------------------------------------------------------------- the bytes
 
 
+def packed(parts: list[Any]) -> bytes:
+    return cast("bytes", msgpack.packb(parts))
+
+
 def test_bytes_that_are_no_snapshot_are_refused_and_nothing_is_lost(env: CarlaEnv, saved: bytes) -> None:
     env.save_snapshot("other")
     parts = msgpack.unpackb(saved)
-    other_version = msgpack.packb([parts[0], VERSION + 1, *parts[2:]])
-    other_kind = msgpack.packb([*parts[:2], {**parts[2], "env": {**parts[2]["env"], "frame_skip": "4"}}, *parts[3:]])
+    other_version = packed([parts[0], VERSION + 1, *parts[2:]])
+    other_kind = packed([*parts[:2], {**parts[2], "env": {**parts[2]["env"], "frame_skip": "4"}}, *parts[3:]])
     damaged = bytearray(saved)
     damaged[len(saved) // 2] ^= 1
     texts = {
@@ -155,8 +159,7 @@ def test_a_store_forgets_what_was_used_longest_ago_and_says_so(saved: bytes) -> 
     parts = msgpack.unpackb(saved)
 
     def named(name: str) -> bytes:
-        packed: bytes = msgpack.packb([*parts[:2], {**parts[2], "id": name}, *parts[3:]])
-        return packed
+        return packed([*parts[:2], {**parts[2], "id": name}, *parts[3:]])
 
     store = SnapshotStore(3 * len(saved) + 100)
     for name in ("a", "b", "c"):
@@ -176,7 +179,7 @@ def test_a_folder_keeps_what_memory_has_no_room_for(saved: bytes, tmp_path: Path
     store = SnapshotStore(len(saved) + 10, lambda: tmp_path / "kept")
     store.put(saved)
     parts = msgpack.unpackb(saved)
-    store.put(msgpack.packb([*parts[:2], {**parts[2], "id": "two"}, *parts[3:]]))
+    store.put(packed([*parts[:2], {**parts[2], "id": "two"}, *parts[3:]]))
     assert [(row["id"], row["in_memory"]) for row in store.list()] == [("one", False), ("two", True)]
     assert store.get("one") == saved
     again = SnapshotStore(len(saved) + 10, lambda: tmp_path / "kept")

@@ -221,6 +221,7 @@ def test_the_end_of_an_episode_can_be_restored_and_is_still_the_end(towns: dict[
     for name, wanted in ((last, []), (before_last, truncated[-1:])):
         seen, info = env.restore_snapshot(name)
         assert_exact(info["restore"])
+        assert info["restore"]["ended"] is not bool(wanted)
         if wanted:
             assert_same(driven(env, some_actions(30)[11:12]), wanted)
         else:

@@ -290,3 +290,35 @@ def test_child_processes_fork_as_well(shared_memory: bool) -> None:
         assert observations["walk"][0].tolist() == observations["walk"][1].tolist()
     finally:
         vec.close()
+
+
+def test_a_single_env_of_a_pool_goes_back_as_well(hosts: Hosts) -> None:
+    env = zmqcarla.make_env(WALK, address=hosts.address)
+    try:
+        env.reset(seed=2)
+        env.step(actions(1)[0])
+        snapshot = env.save_snapshot()
+        after, *_ = env.step(actions(2)[0])
+        data = env.export_snapshot(snapshot)
+        env.delete_snapshot(snapshot)
+        assert env.list_snapshots() == []
+        assert env.import_snapshot(data) == snapshot
+        observation, info = env.restore_snapshot(snapshot)
+        assert (observation["walk"][0], info["restore"]["level"]) == (1, "state")
+        again, *_ = env.step(actions(2)[0])
+        assert again["walk"].tolist() == after["walk"].tolist()
+    finally:
+        env.close()
+
+
+def test_a_rebuild_whose_reset_raised_can_be_asked_for_again(make: Any) -> None:
+    vec = make()
+    vec.reset(seed=1)
+    vec.step(actions(1, 2, 3, ask=snapshot_envs.DIE, row=1))
+    for _ in range(2):
+        with pytest.raises(SnapshotError, match="'none'"):
+            vec.reset(options={"snapshot": "none", "level": "state", "reset_mask": np.arange(N) == 1})
+        assert vec.lost_rows == [1]
+    vec.fork(0)
+    assert vec.lost_rows == []
+    assert walk(vec, 1)[0][1][0] == 2

@@ -35,6 +35,10 @@ WORKER: dict[str, Any] = {
     "env_rss_bytes": 800 << 20,
     "server_rss_bytes": 6000 << 20,
     "seen_s": 0.5,
+    "server_vram_bytes": 4000 << 20,
+    "retiring": False,
+    "leaks": "",
+    "growth_bytes_per_h": 0.0,
 }
 LEASE = {"lease": "0123456789abcdef", "num_envs": 16, "env_id": "zmqcarla/Carla-v0", "commands": 5} | {
     "age_s": 100.0,
@@ -61,6 +65,21 @@ def test_nothing_is_cut_off(width: int, rates: dict[str, float] | None) -> None:
     assert set(expected) <= set(words)
     assert words[0].endswith("-1234567-12")
     assert (words[0] == WORKER["worker_id"]) == (width == 200)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_retiring_leaking_and_spare_workers_are_seen(width: int) -> None:
+    leaking = WORKER | {"state": "ready", "leaks": "server", "growth_bytes_per_h": 500 * 2.0**20}
+    spare = WORKER | {"state": "ready", "lease": ""}
+    retiring = spare | {"retiring": True}
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(pool_view(POOL | {"workers": [leaking, spare, retiring]}, width))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert [line.split()[1] for line in lines[1:4]] == ["ready!", "ready", "retiring"]
+    assert lines[4] == f"! {WORKER['worker_id']}: server grows without end, +500 MiB/h"
+    assert lines[-1] == "spare: 1 free workers"
+    assert ("+500" in lines[1]) == (width == 200)
 
 
 def pool(steps: int, seen_s: float) -> dict[str, Any]:
@@ -93,8 +112,7 @@ def test_a_new_supervisor_counts_from_zero_and_a_worker_that_left_has_no_rate() 
 
 def test_top_shows_a_pool_that_works_and_counts_its_restarts() -> None:
     with ready_pool(2, "client_envs:*") as local:
-        wait_until(lambda: all(worker["seen_s"] is not None for worker in workers_of(local)), "two heartbeats")
-        assert {worker["phase"] for worker in workers_of(local)} == {"idle"}
+        wait_until(lambda: [worker["phase"] for worker in workers_of(local)] == ["idle"] * 2, "two heartbeats")
         assert all(worker["env_rss_bytes"] > 1 << 20 for worker in workers_of(local))
         os.kill(workers_of(local)[0]["pid"], signal.SIGKILL)
         wait_until(lambda: workers_of(local)[0]["restarts"] == 1, "the restart to be counted")

@@ -21,9 +21,11 @@ from zmqcarla.workers.lifecycle import (
     NoteServerFailed,
     Observed,
     ReportLost,
+    Restart,
     ServerExited,
     ServerFailed,
     ServerReady,
+    ServerSilent,
     ServerWorn,
     SignalEnv,
     StartEnv,
@@ -235,6 +237,35 @@ def test_stop_of_a_worker_that_is_down() -> None:
     assert worker.stopped
 
 
+def test_a_restart_on_request_renews_both_and_costs_no_budget() -> None:
+    worker = with_server(max_restarts=0)
+    assert worker.handle(Restart(), 10.0) == [SignalEnv(signal.SIGKILL)]
+    (report, end) = worker.handle(EnvExited(-9), 10.0)
+    assert report == ReportLost(1, "restarted on request", -9, restarts=0, final=False)
+    assert end == EndServer()
+    assert worker.handle(ServerExited(0), 10.1) == [StartServer()]
+    assert worker.handle(ServerReady(), 10.2) == [StartEnv(2)]
+    (report,) = worker.handle(EnvExited(-9), 11.0)[:1]
+    assert isinstance(report, ReportLost)
+    assert report.final  # the next death of its own is one too many for a budget of none
+
+
+def test_a_worker_that_is_down_comes_back_on_request() -> None:
+    worker = plain(max_restarts=0)
+    worker.handle(Tick(), 0.0)
+    worker.handle(EnvExited(1), 1.0)
+    assert worker.down
+    assert worker.handle(Restart(), 2.0) == [StartEnv(2)]
+    assert not worker.down
+
+
+def test_the_first_start_waits_for_its_turn() -> None:
+    worker = plain(start_delay_s=3.0)
+    assert worker.handle(Tick(), 50.0) == []
+    assert worker.handle(Tick(), 52.9) == []
+    assert worker.handle(Tick(), 53.0) == [StartEnv(1)]
+
+
 # --- a worn server is replaced between two episodes ---
 
 
@@ -291,3 +322,12 @@ def test_a_new_env_process_finds_the_old_wish_to_recycle() -> None:
     worker.handle(ServerWorn("it grew"), 90.0)
     assert StartEnv(2) in worker.handle(EnvExited(-9), 95.0)
     assert worker.handle(Observed(Phase.RECYCLING, 0.0, 1), 100.0) == [NoteRecycled("it grew", 1), EndServer()]
+
+
+def test_a_server_that_answers_nobody_is_replaced_though_nobody_steps() -> None:
+    worker = with_server()
+    assert worker.handle(ServerSilent(61.0), 100.0) == [SignalEnv(signal.SIGKILL)]
+    (report, end) = worker.handle(EnvExited(-9), 100.1)
+    assert isinstance(report, ReportLost)
+    assert report.reason == "its embedded simulator has not answered for 61 s"
+    assert end == EndServer()

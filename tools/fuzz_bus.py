@@ -196,7 +196,7 @@ def fuzz_broker(directory: Path, messages: int, seed: int, keys: tuple[Path, Pat
     try:
         status = wait_for(lambda: pool.ready(3), "the workers")
         driver = Driver(address, 2, report)
-        known = [driver.lease._lease_id] if keys is not None else []
+        known = [driver.lease._lease_id] if keys is not None else []  # pyright: ignore
         names = [worker["worker_id"] for worker in status["workers"]] if keys is not None else []
         fuzzer = Fuzzer(seed, known, names)
         processes = {f"env process {one['worker_id']}": psutil.Process(one["pid"]) for one in status["workers"]}
@@ -309,22 +309,27 @@ def command(router: zmq.Socket[bytes], route: bytes, report: Report, answers: co
     lease_id = os.urandom(16)
     opened = {"env_id": ENV, "kwargs": {"row": 0, "length": LENGTH}, "autoreset": "Disabled"}
     reset = {"slot": 0, "seed": 1, "options": None}
+    found: Any = None
     for seq, (op, payload) in enumerate((("open", opened), ("reset", reset), ("step", [0, np.array([0.5])])), start=1):
         router.send_multipart([route, p.encode(p.RowCommand(lease_id, 0, seq, op)), p.pack(payload)])
-        deadline = time.monotonic() + DEADLINE_S
-        while router.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-            _, header, *payloads = router.recv_multipart()
-            message = p.decode(header)
-            answers[message.kind] += 1
-            if isinstance(message, p.RowReply) and (message.lease_id, message.seq) == (lease_id, seq):
-                outcome, answer = message.outcome, p.unpack(payloads[0])
-                break
-        else:
-            report.violations.append(f"no answer to {op}")
-            return
+        found = answer_to(router, lease_id, seq, answers)
     report.steps_checked += 1
-    if outcome != "ok" or answer[:3] != [1.5, False, False]:
-        report.violations.append(f"step: found {outcome} {answer}")
+    if found is None or found[0] != "ok" or found[1][:3] != [1.5, False, False]:
+        report.violations.append(f"step: found {found}")
+
+
+def answer_to(
+    router: zmq.Socket[bytes], lease_id: bytes, seq: int, answers: collections.Counter[str]
+) -> tuple[str, Any] | None:
+    """Outcome and value of a command; None when it is not answered."""
+    deadline = time.monotonic() + DEADLINE_S
+    while router.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+        _, header, *payloads = router.recv_multipart()
+        message = p.decode(header)
+        answers[message.kind] += 1
+        if isinstance(message, p.RowReply) and (message.lease_id, message.seq) == (lease_id, seq):
+            return message.outcome, p.unpack(payloads[0])
+    return None
 
 
 def free_port() -> int:

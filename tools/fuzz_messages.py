@@ -65,7 +65,7 @@ class Fuzzer:
         hints = typing.get_type_hints(kind)
         values = [self._value(hints[field.name], field.name) for field in dataclasses.fields(kind)]
         rows = next((len(value) for value in values if isinstance(value, list)), 1)
-        header: bytes = msgpack.packb([kind.kind, *values])
+        header = typing.cast(bytes, msgpack.packb([kind.kind, *values]))
         return [header, *[self._payload() for _ in range(self.rng.choice([rows, rows, 0, 1, 2]))]]
 
     def _value(self, hint: Any, name: str) -> Any:

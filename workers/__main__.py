@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
+from zmqcarla.broker.protocol import log_to_stderr
 from zmqcarla.workers.supervisor import run
 from zmqcarla.workers.worker_config import SupervisorConfig
 
@@ -18,9 +18,7 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(f"zmqcarla workers: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s zmqcarla supervisor: %(message)s"
-    )
+    log_to_stderr(config.log_format)
     return run(config)
 
 

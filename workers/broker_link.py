@@ -80,10 +80,17 @@ class BrokerLink:
     Attributes:
         socket: to be polled for reading.
         sweep_wanted: a lease has ended since this was last set to False.
+        orders: of an administrator; to be taken from the left.
+        broker_restarts: how often another broker has answered than before.
+        newly_welcomed: workers that the broker has come to know; to be emptied by the reader.
     """
 
     def __init__(self, address: str) -> None:
         self.sweep_wanted = False
+        self.orders: collections.deque[protocol.SupervisorOrder] = collections.deque()
+        self.broker_restarts = 0
+        self.newly_welcomed: list[str] = []
+        self._boot_id = b""
         self.socket = dealer()
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self._caller = Caller(self.socket, address)
@@ -97,14 +104,21 @@ class BrokerLink:
 
     def report(self, message: protocol.WorkerLost | protocol.Unregister) -> None:
         """Send, now or when the broker is back."""
+        if isinstance(message, protocol.Unregister):
+            self.forget(message.worker_id)
         self._reports.append(message)
         self._flush()
+
+    def forget(self, worker_id: str) -> None:
+        """Register the worker anew, if it is still offered."""
+        self._sent.pop(worker_id, None)
+        self._welcomed.pop(worker_id, None)
 
     def tick(self, offers: Sequence[protocol.Register], now: float, vitals_of: Callable[[str], Vitals]) -> None:
         """Send what is due: heartbeats and unanswered registrations once per HEARTBEAT_S, new ones at once.
 
         Args:
-            offers: the workers that are not down.
+            offers: the workers.
             now: the time.
             vitals_of: tells how the worker of an id does; asked when a heartbeat is due.
         """
@@ -127,6 +141,9 @@ class BrokerLink:
                 tuple([one.restarts for one in vitals]),
                 tuple([one.env_rss_bytes for one in vitals]),
                 tuple([one.server_rss_bytes for one in vitals]),
+                tuple([one.server_vram_bytes for one in vitals]),
+                tuple([one.growth_bytes_per_h for one in vitals]),
+                tuple([one.leaks for one in vitals]),
             )
             if self._send(beat):
                 self._due_at = now + protocol.HEARTBEAT_S
@@ -151,15 +168,19 @@ class BrokerLink:
 
     def _take(self, message: protocol.Message) -> None:
         match message:
-            case protocol.Welcome(worker_id) if worker_id in self._sent:
+            case protocol.Welcome(worker_id, boot_id) if worker_id in self._sent:
+                self.broker_restarts += self._boot_id not in (b"", boot_id)
+                self._boot_id = boot_id
                 if worker_id not in self._welcomed:
+                    self.newly_welcomed.append(worker_id)
                     _LOG.info("worker %s is registered", worker_id)
                 self._welcomed[worker_id] = self._sent[worker_id]
             case protocol.UnknownWorker(worker_id):
-                self._sent.pop(worker_id, None)
-                self._welcomed.pop(worker_id, None)
+                self.forget(worker_id)
             case protocol.LeaseEnded():
                 self.sweep_wanted = True
+            case protocol.SupervisorOrder():
+                self.orders.append(message)
             case protocol.Rejected(text) if text != self._rejection:
                 self._rejection = text
                 _LOG.error("the broker rejected a message: %s", text)

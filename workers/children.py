@@ -21,9 +21,10 @@ from zmqcarla.shm.address_layout import same_address_layout
 from zmqcarla.shm.board import declare_lost
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
+from zmqcarla.workers.health import ServerProbe
 from zmqcarla.workers.recycling import RecycleLimits, ServerWear
 from zmqcarla.workers.vitals import Vitals, tree_pids, tree_rss_bytes
-from zmqcarla.workers.vram import vram_bytes
+from zmqcarla.workers.vram import VramGauge
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096
@@ -42,14 +43,17 @@ class Children:
     Attributes:
         env_log: file that takes the env process's output.
         server_log: file that takes the server's output.
+        quarantine: file with the episodes that env processes do not begin.
     """
 
     def __init__(self, config: WorkerConfig, broker: str, log_directory: Path) -> None:
         self.env_log = log_directory / f"{config.worker_id}.log"
         self.server_log = log_directory / f"{config.worker_id}.server.log"
+        self.quarantine = log_directory / "quarantine.json"
         self._config = config
         self._broker = broker
         self._page = StatusPage.create()
+        self._probe = ServerProbe(config.step_timeout_s)
         self._claim: ports.PortClaim | None = None
         self._server: servers.Server | None = None
         self._server_fd = -1
@@ -58,7 +62,7 @@ class Children:
         self._server_served = False
         self._refused_ports: set[int] = set()
         self._limits = RecycleLimits.of(config, config.simulator)
-        self._wear = ServerWear(self._limits)
+        self._wear, self._vram = ServerWear(self._limits), VramGauge()
         self._resets_before = 0
         self._resets_seen = 0
         self._env: subprocess.Popen[bytes] | None = None
@@ -74,6 +78,20 @@ class Children:
         if self._config.connect is not None:
             return int(self._config.connect.rpartition(":")[2])
         return self._config.port
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """Of env process and server; 0 while there is none."""
+        return 0 if self._env is None else self._env.pid, 0 if self._server is None else self._server.pid
+
+    def server_vram_bytes(self) -> int:
+        """GPU memory of the server; 0 where nobody can tell. Asks the driver."""
+        return 0 if self._server is None else self._vram.read(tree_pids(self._server.pid)) or 0
+
+    @property
+    def episode(self) -> str:
+        """The name of the episode that the env process runs, or ran when it died."""
+        return self._page.episode
 
     @property
     def exit_fds(self) -> set[int]:
@@ -150,9 +168,11 @@ class Children:
             server=server,
             rendering=config.rendering,
             env_patterns=config.env_patterns,
+            quarantine=str(self.quarantine),
         )
         self._page.fields["incarnation"] = incarnation
         self._page.enter(Phase.STARTING)
+        self._page.name_episode("")
         try:
             with self.env_log.open("ab") as log, same_address_layout():
                 self._env = subprocess.Popen(
@@ -246,7 +266,7 @@ class Children:
             self._begin_service(server)
             return [lifecycle.ServerReady()]
         if status is None:
-            return self._wear_events(server)
+            return [*self._wear_events(server), *self._silence_events(server)]
         if status < 0:  # the guard itself was killed, so nobody has ended what it guarded
             self._kill_server_group(server)
         self._forget_server(server)
@@ -255,7 +275,7 @@ class Children:
     def _begin_service(self, server: servers.Server) -> None:
         """The server has come up."""
         self._server_served = True
-        self._wear = ServerWear(self._limits)
+        self._wear, self._vram = ServerWear(self._limits), VramGauge()
         self._resets_before = self._resets_seen = int(self._page.fields["resets"])
         self._page.offer_server(f"127.0.0.1:{server.spec.port}")
 
@@ -266,14 +286,26 @@ class Children:
             return []
         self._resets_seen = resets
         pids = tree_pids(server.pid)
-        why = self._wear.look(resets - self._resets_before, tree_rss_bytes(server.pid), vram_bytes(pids))
+        why = self._wear.look(resets - self._resets_before, tree_rss_bytes(server.pid), self._vram.read(pids))
         return [lifecycle.ServerWorn(why)] if why else []
+
+    def _silence_events(self, server: servers.Server) -> list[lifecycle.Event]:
+        """Between commands the server is asked whether it lives; a command has its own time limit."""
+        if not self._server_ready or self._env is None or self._page.phase is not Phase.IDLE:
+            self._probe.forget()
+            return []
+        silent_s = self._probe.look(server.spec.port, time.monotonic())
+        if not silent_s:
+            return []
+        self._probe.forget()
+        return [lifecycle.ServerSilent(silent_s)]
 
     def _kill_server_group(self, server: servers.Server) -> None:
         with contextlib.suppress(ProcessLookupError, SimulatorStartError):
             os.killpg(server.server_pid(timeout_s=0.01), signal.SIGKILL)
 
     def _forget_server(self, server: servers.Server) -> None:
+        self._probe.forget()
         server.close()
         os.close(self._server_fd)
         self._server, self._server_fd = None, -1

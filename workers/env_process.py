@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -54,7 +55,14 @@ class EnvProcess:
     def __init__(self, config: EnvProcessConfig, page: StatusPage) -> None:
         self._config = config
         self._page = page
-        self._served = ServedEnv(config.env_patterns, config.simulator, config.server, page, rendering=config.rendering)
+        self._served = ServedEnv(
+            config.env_patterns,
+            config.simulator,
+            config.server,
+            page,
+            rendering=config.rendering,
+            quarantine=None if config.quarantine is None else Path(config.quarantine),
+        )
         self._lease_id = b""
         self._row = -1
         self._seq = 0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
 from zmqcarla.workers.config import CarlaEnvConfig
-from zmqcarla.workers.criteria.base import Hit, Kind, Tick
+from zmqcarla.workers.criteria.base import NOTHING_STAGED, Hit, Kind, Tick
 from zmqcarla.workers.criteria.collisions import Collisions
 from zmqcarla.workers.criteria.lanes import OutsideLanes
 from zmqcarla.workers.criteria.progress import MinimumSpeed, RouteDeviation, RouteTimeout, VehicleBlocked
@@ -195,8 +195,11 @@ class Episode:
         assert self.programme is not None
         wanted = float(action[0]), float(action[1]), float(action[2])
         applied = None
+        frame = int(self._session.world.get_snapshot().frame)
         ticks: list[Tick] = []
         for _ in range(self._config.frame_skip):
+            # Before the tick: what is sent after it cannot be read from the world, and a snapshot would lack it.
+            staged = self.programme.step(self._read_tick(frame)) if self.programme.going else NOTHING_STAGED
             control = self.programme.disturb(wanted)
             if control != applied:
                 applied = control
@@ -204,8 +207,7 @@ class Episode:
             frame = self._session.tick()
             self.ticks += 1
             self._ego = self._read_ego()
-            tick = self._read_tick(frame)
-            ticks.append(replace(tick, staged=self.programme.step(tick)))
+            ticks.append(replace(self._read_tick(frame), staged=staged))
         self.score.skipped = self.programme.skipped
         moment = self._look(frame, ticks)
         self._change_weather(moment.route.completion_percent)
@@ -389,9 +391,8 @@ class Episode:
         start = graph.locate(*_xyz(places[spawn_point].location))
         goal = options.get("goal")
         if goal is None:
-            goals = [graph.locate(*_xyz(place.location)) for place in places]
             min_length_m = float(options.get("route_length_m", self._config.route_length_m))
-            return random_route(graph, start, goals, min_length_m, rng)
+            return random_route(graph, start, self._session.spawn_lanes, min_length_m, rng)
         if isinstance(goal, (int, np.integer)):
             goal = places[_index("goal", goal, len(places))].location
         return plan_route(graph, start, graph.locate(*_xyz(goal)))

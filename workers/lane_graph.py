@@ -76,6 +76,7 @@ class LaneGraph:
         self.junction: NDArray[np.int64] = np.array(
             [w.junction_id if w.is_junction else -1 for w in waypoints], dtype=np.int64
         )
+        self._searched: tuple[int, tuple[NDArray[np.float64], list[int]]] = -1, (np.empty(0), [])
         self._link_forward(successors)
         self._link_sideways(waypoints)
 
@@ -100,13 +101,16 @@ class LaneGraph:
 
         A lane change costs its length and a penalty.
         """
-        return self._search(start, None)[0]
+        self._searched = start, self._search(start, None)
+        return self._searched[1][0]
 
     def path(self, start: int, goal: int) -> list[int] | None:
         """Return the points from `start` to `goal` on the cheapest way, both included, or None when there is none."""
         if start == goal:
             return [start]
-        distance, parent = self._search(start, goal)
+        # Who asks for a path has mostly just asked which goals are how far from there.
+        searched_from, searched = self._searched
+        distance, parent = searched if searched_from == start else self._search(start, goal)
         if not math.isfinite(distance[goal]):
             return None
         path = [goal]

@@ -24,10 +24,19 @@ MAX_BYTES: Final = 1 << 20
 """A file that is larger is put aside."""
 _MAX_REASON_CHARACTERS: Final = 4000
 
-What = Literal["lost", "gone", "server_failed", "restarted", "recycled"]
+What = Literal[
+    "lost", "gone", "server_failed", "restarted", "recycled",
+    "added", "retired", "stopped", "leak", "quarantined",
+    "supervisor_restarted", "broker_restarted",
+]  # fmt: skip
 """lost: the env process ended. gone: and will not come back. server_failed: the CARLA server did not come up while the
-worker was down or waited for it. restarted: a new env process was started. recycled: a worn server is replaced between
-two episodes, at no loss."""
+worker was down or waited for it. recycled: a worn server is replaced between two episodes, at no loss. restarted: a new
+env process was started. added: by `scale`. retired: by `scale` or `drain`, it stops when its lease ends. stopped: it
+has. leak: its memory grows without end. quarantined: a seed or route has killed too many workers. supervisor_restarted:
+the one before died, and its workers with it. broker_restarted: another broker answers than before."""
+
+SUPERVISOR: Final = "supervisor"
+"""Stands for the worker in what happens to no single one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ class Entry:
     """One line.
 
     Attributes:
-        worker_id: of whom.
+        worker_id: of whom; `SUPERVISOR` for what happened to all.
         what: happened.
         reason: in words; empty for "restarted".
         exit_code: of the env process, as subprocess.Popen.returncode; None when there was none.

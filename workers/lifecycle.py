@@ -81,6 +81,18 @@ class EnvStopped:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ServerSilent:
+    """The server of an idle worker has not answered a question for so long."""
+
+    age_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Restart:
+    """Somebody asked for new processes; it costs no budget, and one that was spent is full again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ServerWorn:
     """The server should be replaced before the next episode."""
 
@@ -92,7 +104,19 @@ class Stop:
     """The worker is no longer wanted."""
 
 
-Event = Tick | ServerReady | ServerFailed | ServerExited | EnvExited | Observed | EnvStopped | ServerWorn | Stop
+Event = (
+    Tick
+    | ServerReady
+    | ServerFailed
+    | ServerExited
+    | EnvExited
+    | Observed
+    | EnvStopped
+    | ServerWorn
+    | ServerSilent
+    | Restart
+    | Stop
+)
 
 
 # --- actions ---
@@ -211,9 +235,10 @@ class Lifecycle:
         self._env_started_at = 0.0
         self._kill_env_at = 0.0
         self._killed_because = ""
+        self._asked = False
         self._failed_starts = 0
         self._restarted_at: list[float] = []
-        self._resume_at = 0.0
+        self._resume_at: float | None = None
 
     @property
     def down(self) -> bool:
@@ -232,6 +257,8 @@ class Lifecycle:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What to do because of `event`; `now` in seconds of any steady clock."""
+        if self._resume_at is None:
+            self._resume_at = now + self._config.start_delay_s
         return [*self._respond(event, now), *self._advance(now)]
 
     def _respond(self, event: Event, now: float) -> Iterator[Action]:
@@ -274,6 +301,14 @@ class Lifecycle:
                 yield from self._kill_env(
                     f"cut after {age_s:.1f} s of being stopped by a signal; the limit is {limit_s:g} s"
                 )
+            case ServerSilent(age_s) if self._server is _Part.UP and self._env is _Part.UP:
+                self._renew_server = True
+                yield from self._kill_env(f"its {self._config.simulator} simulator has not answered for {age_s:.0f} s")
+            case Restart() if self._goal is not _Goal.STOP:
+                self._goal, self._restarted_at, self._resume_at = _Goal.RUN, [], now
+                if self._env is _Part.UP:
+                    self._renew_server = self._asked = True
+                    yield from self._kill_env("restarted on request")
             case Stop():
                 self._goal = _Goal.STOP
                 if self._env is _Part.UP:
@@ -326,8 +361,9 @@ class Lifecycle:
         if self._goal is not _Goal.RUN:
             return
         config = self._config
+        asked, self._asked = self._asked, False
         recent = self._recent_restarts(now)
-        final = hopeless or len(recent) >= config.max_restarts
+        final = hopeless or (not asked and len(recent) >= config.max_restarts)
         if final:
             self._goal = _Goal.DOWN
             if not hopeless:
@@ -338,9 +374,9 @@ class Lifecycle:
         else:
             yield NoteServerFailed(reason, self.restarts)
         if not final:
-            self._failed_starts = 0 if stable else self._failed_starts + 1
+            self._failed_starts = 0 if stable or asked else self._failed_starts + 1
             self._resume_at = now + _backoff_s(self._failed_starts)
-            self._restarted_at = [*recent, now]
+            self._restarted_at = recent if asked else [*recent, now]
             self.restarts += 1
 
     def _recent_restarts(self, now: float) -> list[float]:
@@ -354,7 +390,7 @@ class Lifecycle:
         if self._server in (_Part.STARTING, _Part.UP) and (self._renew_server or not wanted):
             self._server, self._server_deadline = _Part.ENDING, now + SERVER_GRACE_S
             yield EndServer()
-        if self._server in (_Part.STARTING, _Part.ENDING) or not wanted or now < self._resume_at:
+        if self._server in (_Part.STARTING, _Part.ENDING) or not wanted or now < (self._resume_at or now):
             return
         self._renew_server = False
         if self._config.owns_server and self._server is _Part.ABSENT:

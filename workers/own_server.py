@@ -16,7 +16,7 @@ from zmqcarla.workers.recycling import RecycleLimits, ServerWear
 from zmqcarla.workers.servers import Server, ServerSpec, launch
 from zmqcarla.workers.session import is_opendrive_path, read_opendrive
 from zmqcarla.workers.vitals import tree_pids, tree_rss_bytes
-from zmqcarla.workers.vram import vram_bytes
+from zmqcarla.workers.vram import VramGauge
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class OwnServer:
         self._config = config
         self._claim: ports.PortClaim | None = None
         self._limits = RecycleLimits.of(config, config.simulator_name)
-        self._wear = ServerWear(self._limits)
+        self._wear, self._vram = ServerWear(self._limits), VramGauge()
         self._episodes = 0
 
     def start(self) -> int:
@@ -74,7 +74,7 @@ class OwnServer:
                 self.close()
                 raise
             else:
-                self._wear, self._episodes = ServerWear(self._limits), 0
+                self._wear, self._vram, self._episodes = ServerWear(self._limits), VramGauge(), 0
                 return port
 
     @property
@@ -90,7 +90,7 @@ class OwnServer:
         if self.server is None or not self.runs:
             return False
         pid = self.server.pid
-        why = self._wear.look(self._episodes, tree_rss_bytes(pid), vram_bytes(tree_pids(pid)))
+        why = self._wear.look(self._episodes, tree_rss_bytes(pid), self._vram.read(tree_pids(pid)))
         if why:
             self.recycled += 1
             _LOG.info("the simulator on port %d is replaced: %s", self.server.spec.port, why)

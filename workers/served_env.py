@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import gymnasium
@@ -24,6 +25,7 @@ from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers.quarantine import EpisodeGate
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = (
@@ -55,6 +57,7 @@ class ServedEnv:
         server: HOST:PORT of the CARLA server for envs of ours.
         page: says what goes on.
         rendering: whether that server can draw.
+        quarantine: file with the episodes that are not begun.
     """
 
     def __init__(
@@ -65,12 +68,15 @@ class ServedEnv:
         page: StatusPage,
         *,
         rendering: bool = True,
+        quarantine: Path | None = None,
     ) -> None:
         self._env_patterns = env_patterns
         self._simulator = simulator
         self._server = server
         self._rendering = rendering
         self._page = page
+        self._gate = EpisodeGate(page, quarantine)
+        self._env_id = ""
         self._env: gymnasium.Env[Any, Any] | None = None
         self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
         self._arena: Arena | None = None
@@ -134,6 +140,7 @@ class ServedEnv:
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
         env, self._env = self._env, None
+        self._page.name_episode("")
         try:
             if env is not None:
                 env.close()
@@ -149,6 +156,7 @@ class ServedEnv:
         self.close()
         # The checker would only repeat on every worker what its author should run once; vector envs skip it as well.
         env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
+        self._env_id = env_id
         self._adopt(env, autoreset)
         return {
             "observation_space": describe(env.observation_space),
@@ -232,7 +240,7 @@ class ServedEnv:
         self._page.enter(Phase.RESETTING, row, seq)
         if self._bind_out is not None:
             self._bind_out(slot)
-        observation, info = self._opened().reset(seed=seed, options=options)
+        observation, info = self._gate.reset(self._opened(), self._env_id, seed, options)
         return {"info": info, "inline": self._deliver(slot, row, observation, seq)}
 
     def _begin_episode(self, row: int, seq: int) -> None:
@@ -254,7 +262,11 @@ class ServedEnv:
         open_payload, attach_payload = _fields(payload, "rebuild", "open", "attach")
         self._open(open_payload, row, seq)
         visible = {} if attach_payload is None else self._attach(attach_payload, row, seq)
-        return {**self._reset(payload, row, seq), **visible}
+        try:
+            return {**self._reset(payload, row, seq), **visible}
+        except Exception:
+            self._detach()  # the row is as lost as before: it must have no writer when the client asks again
+            raise
 
     def _step(self, payload: Any, row: int, seq: int) -> list[Any]:
         began_s = time.perf_counter()
@@ -279,7 +291,7 @@ class ServedEnv:
             page.enter(Phase.RESETTING, row, seq)
             if self._bind_out is not None:
                 self._bind_out(slot)
-            observation, reset_info = env.reset()
+            observation, reset_info = self._gate.reset(env, self._env_id, None, None)
             info = {"final_info": info, "final_obs": final_obs, **reset_info}
         inline = self._deliver(slot, row, observation, seq)
         page.count_step()

@@ -88,6 +88,12 @@ class Session:
         """The lanes of the map, for bird's-eye views."""
         return RoadLines(self.map)
 
+    @functools.cached_property
+    def spawn_lanes(self) -> list[int]:
+        """The point of the graph at each spawn point of the map."""
+        places = [place.location for place in self.map.get_spawn_points()]
+        return [self.graph.locate(place.x, place.y, place.z) for place in places]
+
     def enter(self, town: str) -> None:
         """Load the map of a town unless it is there.
 
@@ -241,7 +247,7 @@ class Session:
 
     def _read_map(self) -> None:
         self.graph = LaneGraph(self.map)
-        for name in ("road_lines", "map_mark"):  # of the map before
+        for name in ("road_lines", "map_mark", "spawn_lanes"):  # of the map before
             self.__dict__.pop(name, None)
         self._read_surroundings()
 

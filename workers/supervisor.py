@@ -6,7 +6,6 @@ wake-up socket, all in one poll. It does not import carla, so nothing can hold i
 
 from __future__ import annotations
 
-import collections
 import logging
 import os
 import signal
@@ -21,10 +20,12 @@ import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.shm.segment import sweep
-from zmqcarla.workers import ledger, lifecycle
+from zmqcarla.workers import ledger, lifecycle, log_files
 from zmqcarla.workers.broker_link import BrokerLink
-from zmqcarla.workers.children import Children
+from zmqcarla.workers.quarantine import Quarantine, read_episodes
+from zmqcarla.workers.roster import Roster, next_worker, read_roster, write_roster
 from zmqcarla.workers.vitals import Vitals
+from zmqcarla.workers.watched_worker import WatchedWorker
 from zmqcarla.workers.worker_config import SupervisorConfig, WorkerConfig
 
 _LOG = logging.getLogger(__name__)
@@ -36,81 +37,8 @@ _HURRIED_POLL_S: Final = 0.03
 _STOP_WITHIN_S: Final = 9.0
 
 
-class _Worker:
-    """One worker: decisions and processes side by side."""
-
-    def __init__(self, config: WorkerConfig, supervisor: SupervisorConfig, link: BrokerLink) -> None:
-        self.config = config
-        self.children = Children(config, supervisor.broker, Path(supervisor.log_directory))
-        self._logs = (str(self.children.env_log), *([str(self.children.server_log)] if config.owns_server else []))
-        self.lifecycle = lifecycle.Lifecycle(config, " and ".join(self._logs))
-        self._ledger = ledger.Ledger(ledger.ledger_path())
-        self._ttl_s = supervisor.ttl_s
-        self._link = link
-
-    def feed(self, event: lifecycle.Event) -> None:
-        """Let the state machine answer an event, and the events that follow from its answers."""
-        events = collections.deque([event])
-        while events:
-            for action in self.lifecycle.handle(events.popleft(), time.monotonic()):
-                events.extend(self._do(action))
-
-    def _do(self, action: lifecycle.Action) -> list[lifecycle.Event]:
-        if not isinstance(action, lifecycle.ReportLost):
-            _LOG.info("worker %s: %s", self.config.worker_id, action)
-        match action:
-            case lifecycle.StartServer():
-                return self.children.start_server()
-            case lifecycle.EndServer(force):
-                return self.children.end_server(force=force)
-            case lifecycle.StartEnv(incarnation):
-                if incarnation > 1:
-                    self._note("restarted", "", None, self.lifecycle.restarts)
-                return self.children.start_env(incarnation)
-            case lifecycle.SignalEnv(number):
-                return self.children.signal_env(number)
-            case lifecycle.ReportLost(incarnation, reason, exit_code, restarts, final):
-                _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason)
-                # The broker first: a client that learns of it on the board asks the broker for a new process at once.
-                self._link.report(
-                    protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
-                )
-                self.children.declare_lost(reason, exit_code, restarts, final=final)
-                self._note("gone" if final else "lost", reason, exit_code if incarnation else None, restarts)
-                return []
-            case lifecycle.NoteServerFailed(reason, restarts):
-                self._note("server_failed", reason, None, restarts)
-                return []
-            case lifecycle.AskToRecycle():
-                return self.children.ask_to_recycle()
-            case lifecycle.NoteRecycled(reason, restarts):
-                self._note("recycled", reason, None, restarts)
-                return []
-
-    def _note(self, what: ledger.What, reason: str, exit_code: int | None, restarts: int) -> None:
-        incarnation = self.lifecycle.incarnation
-        self._ledger.append(
-            ledger.Entry(self.config.worker_id, what, reason, exit_code, restarts, incarnation, self._logs)
-        )
-
-    def offer(self) -> protocol.Register:
-        """The worker as the broker is to know it."""
-        config = self.config
-        return protocol.Register(
-            protocol=protocol.PROTOCOL,
-            worker_id=config.worker_id,
-            host=socket.gethostname(),
-            supervisor_pid=os.getpid(),
-            simulator=config.simulator,
-            gpu=config.gpu,
-            port=self.children.port,
-            env_patterns=config.env_patterns,
-            ttl_s=self._ttl_s,
-        )
-
-
 class Supervisor:
-    """Keeps the workers of `config` alive until it is told to stop."""
+    """Keeps its workers alive until it is told to stop or has none left."""
 
     def __init__(self, config: SupervisorConfig) -> None:
         self._config = config
@@ -120,19 +48,47 @@ class Supervisor:
         sweep()
         self._link = BrokerLink(config.broker)
         self._poller.register(self._link.socket, zmq.POLLIN)
-        self._workers = [_Worker(worker, config, self._link) for worker in config.workers]
+        self._ledger = ledger.Ledger(ledger.ledger_path())
+        self._brokers_noted = 0
+        self._logs_due_at = 0.0
+        self._roster = None if config.roster is None else Path(config.roster)
+        before = None if self._roster is None else read_roster(self._roster)
+        configs = config.workers if before is None else before.workers
+        self._quarantine = Quarantine(read_episodes(Path(config.log_directory) / "quarantine.json"))
+        self._workers = [self._new_worker(worker) for worker in configs]
+        if before is not None:
+            for worker in self._workers:
+                worker.retiring = worker.config.worker_id in before.retiring
+            self._note("supervisor_restarted", f"the one before, pid {before.pid}, has ended")
+        self._keep_roster()
 
-    def run(self) -> None:
-        """Supervise until SIGTERM, SIGINT or the end of the lifeline, then end everything within ten seconds."""
+    def _new_worker(self, worker: WorkerConfig) -> WatchedWorker:
+        return WatchedWorker(worker, self._config, self._link, self._quarantine)
+
+    def _keep_roster(self) -> None:
+        if self._roster is not None:
+            retiring = frozenset([worker.config.worker_id for worker in self._workers if worker.retiring])
+            write_roster(self._roster, Roster(os.getpid(), tuple([one.config for one in self._workers]), retiring))
+
+    def _note(self, what: ledger.What, reason: str) -> None:
+        self._ledger.append(ledger.Entry(ledger.SUPERVISOR, what, reason, None, 0, 0, ()))
+
+    def run(self) -> int:
+        """Supervise until told to stop or nobody is left, end everything within ten seconds; returns the exit code.
+
+        SIGTERM, SIGINT and the end of the lifeline tell it to stop.
+        """
         with _signal_wake_up() as wake_up:
             try:
                 self._run_until(wake_up)
+                drained = not self._workers
                 self._stop()
             finally:
                 for worker in self._workers:
                     worker.children.close()
                 self._link.close()
                 sweep()
+        return protocol.EXIT_DRAINED if drained else 0
 
     def _run_until(self, wake_up: socket.socket) -> None:
         self._poller.register(wake_up.fileno(), zmq.POLLIN)
@@ -141,7 +97,7 @@ class Supervisor:
             os.set_inheritable(self._config.lifeline_fd, False)
             self._poller.register(self._config.lifeline_fd, zmq.POLLIN)
             stop_fds.add(self._config.lifeline_fd)
-        while not stop_fds & self._turn():
+        while self._workers and not stop_fds & self._turn():
             pass
         for fd in stop_fds:
             self._poller.unregister(fd)
@@ -150,7 +106,7 @@ class Supervisor:
         deadline = time.monotonic() + _STOP_WITHIN_S
         for worker in self._workers:
             self._link.report(protocol.Unregister(worker.config.worker_id))
-            worker.feed(lifecycle.Stop())
+            worker.stop()
         while time.monotonic() < deadline and not all(worker.lifecycle.stopped for worker in self._workers):
             self._turn(stopping=True)
 
@@ -163,18 +119,66 @@ class Supervisor:
             for event in worker.children.events():
                 worker.feed(event)
             worker.feed(lifecycle.Tick())
+        if time.monotonic() >= self._logs_due_at:
+            self._logs_due_at = time.monotonic() + log_files.INTERVAL_S
+            log_files.cut_logs(Path(self._config.log_directory), self._config.log_max_bytes, self._config.logs_kept)
         self._link.read()
         if self._link.sweep_wanted:
             self._link.sweep_wanted = False
             sweep()
         if not stopping:
-            offers = [worker.offer() for worker in self._workers if not worker.lifecycle.down]
-            self._link.tick(offers, time.monotonic(), self._vitals_of)
+            self._obey_orders()
+            self._let_go_of_stopped()
+            self._repeat_what_a_new_broker_missed()
+            self._link.tick([worker.offer() for worker in self._workers], time.monotonic(), self._vitals_of)
         return {fd for fd in woken if isinstance(fd, int)}
+
+    def _obey_orders(self) -> None:
+        while self._link.orders:
+            order = self._link.orders.popleft()
+            worker = next((one for one in self._workers if one.config.worker_id == order.worker_id), None)
+            match order.order:
+                case "add" if self._workers:
+                    self._add()
+                case "restart" if worker is not None:
+                    worker.restart()
+                case "retire" if worker is not None:
+                    worker.retire()
+                    self._keep_roster()
+                case "stop" if worker is not None:
+                    worker.stop()
+                case _:
+                    _LOG.warning("cannot obey %s", order)
+
+    def _add(self) -> None:
+        config = next_worker([worker.config for worker in self._workers])
+        self._workers.append(self._new_worker(config))
+        self._workers[-1].note("added")
+        self._keep_roster()
+
+    def _let_go_of_stopped(self) -> None:
+        """Workers whose processes have ended on request are no longer ours."""
+        stopped = [worker for worker in self._workers if worker.lifecycle.stopped]
+        for worker in stopped:
+            worker.children.close()
+            worker.note("stopped")
+            self._link.report(protocol.Unregister(worker.config.worker_id))
+        if stopped:
+            self._workers = [worker for worker in self._workers if worker not in stopped]
+            self._keep_roster()
+
+    def _repeat_what_a_new_broker_missed(self) -> None:
+        if self._link.broker_restarts > self._brokers_noted:
+            self._brokers_noted = self._link.broker_restarts
+            self._note("broker_restarted", "another broker answers than before")
+        for worker in self._workers:
+            if worker.final_loss is not None and worker.config.worker_id in self._link.newly_welcomed:
+                self._link.report(worker.final_loss)
+        self._link.newly_welcomed.clear()
 
     def _vitals_of(self, worker_id: str) -> Vitals:
         worker = next(worker for worker in self._workers if worker.config.worker_id == worker_id)
-        return worker.children.vitals(worker.lifecycle.restarts)
+        return worker.vitals()
 
     def _watch(self, fds: set[int]) -> None:
         for fd in self._watched - fds:
@@ -185,9 +189,8 @@ class Supervisor:
 
 
 def run(config: SupervisorConfig) -> int:
-    """Supervise until told to stop; returns the exit code of an orderly end."""
-    Supervisor(config).run()
-    return 0
+    """Supervise until told to stop (0) or until drained (EXIT_DRAINED); returns the exit code."""
+    return Supervisor(config).run()
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class Traffic:
         self._targets_m: list[Any] = []
         self._walk_mps: list[float] = []
         self._manager_seed = 0
+        self._unticked: list[Any] = []
 
     @property
     def counts(self) -> TrafficCounts:
@@ -89,6 +90,7 @@ class Traffic:
 
     def mean_speed_mps(self) -> float | None:
         """Return the mean speed of the driving vehicles as of the last tick, None without any."""
+        self._unticked = []
         if not self._vehicles:
             return None
         return float(np.mean([vehicle.get_velocity().length() for vehicle in self._vehicles]))
@@ -133,7 +135,8 @@ class Traffic:
             self._session.batch([command.SetAutopilot(vehicle, True, manager.get_port()) for vehicle in new])
             for vehicle in new:
                 manager.ignore_lights_percentage(vehicle, self._config.traffic_ignores_lights_percent)
-        leader = world.get_blueprint_library().find("controller.ai.walker") if state["walks"] else None
+            self._unticked = new
+        leader = world.get_blueprint_library().find("controller.ai.walker")
         leaders = self._session.batch(
             [carla.command.SpawnActor(leader, carla.Transform(), actor_id) for actor_id, _, _ in state["walks"]]
         )
@@ -147,6 +150,13 @@ class Traffic:
         if not self._session.lost:
             for controller in self._controllers:
                 controller.stop()
+            if self._unticked:
+                # With its first step a manager touches whom it has not driven yet, also at its end, and one who is
+                # gone by then takes the process along.
+                port = self._session.traffic_manager(self._config.traffic_manager_port).get_port()
+                command: Any = carla.command
+                self._session.batch([command.SetAutopilot(vehicle, False, port) for vehicle in self._unticked])
+                self._unticked = []
         actor_ids = [int(actor.id) for actor in (*self._controllers, *self._vehicles)] + self._walkers + self._parked
         self._controllers, self._vehicles, self._walkers, self._parked = [], [], [], []
         return actor_ids

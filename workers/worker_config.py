@@ -68,7 +68,8 @@ class WorkerConfig:
     """Faults that the embedded simulator commits (`zmqcarla sim --fault`), to try what a training loop does."""
 
     step_timeout_s: float = 60.0
-    """A step that takes longer is cut: env process and server are killed and restarted."""
+    """A step that takes longer is cut: env process and server are killed and restarted. So is a server that answers
+    nothing for this long while its worker idles."""
 
     reset_timeout_s: float = 180.0
     """The same for a reset, a call, and the end of a lease."""
@@ -87,6 +88,15 @@ class WorkerConfig:
 
     stable_start_s: float = 5.0
     """A process that dies younger than this counts as a failed start: the next one waits longer."""
+
+    start_delay_s: float = 0.0
+    """The first start waits so long, so that the servers of a host do not all load their map at once."""
+
+    quarantine_deaths: int = 3
+    """A seed or route in which so many workers died within quarantine_window_s is not driven any more; 0 for never."""
+
+    quarantine_window_s: float = 3600.0
+    """Deaths that are older than this no longer count."""
 
     recycle_episodes: int | None = None
     """Episodes after which the server is replaced, before the next one begins; 0 for never, None for 500 with CarlaUE4
@@ -111,6 +121,7 @@ class WorkerConfig:
         for name in ("recycle_episodes", "recycle_rss_growth_mib", "recycle_vram_growth_mib"):
             _expect(name, getattr(self, name), (getattr(self, name) or 0) >= 0, "0 or more")
         _expect("max_restarts", self.max_restarts, self.max_restarts >= 0, "0 or more")
+        _expect("quarantine_deaths", self.quarantine_deaths, self.quarantine_deaths >= 0, "0 or more")
         if self.connect is not None:
             host, _, port = self.connect.rpartition(":")
             _expect("connect", self.connect, host and port.isdigit() and 0 < int(port) < 65536, "HOST:PORT")
@@ -141,6 +152,18 @@ class SupervisorConfig:
     ttl_s: float = DEFAULT_TTL_S
     """The broker calls the workers lost when this supervisor has been silent for so long."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How the supervisor writes its own log."""
+
+    log_max_bytes: int = 16 << 20
+    """A log file in log_directory that is larger is put aside."""
+
+    logs_kept: int = 3
+    """How many old ones of each log file stay."""
+
+    roster: str | None = None
+    """File that keeps the workers as they were scaled and drained; when it exists, it counts instead of `workers`."""
+
     lifeline_fd: int | None = None
     """Inherited read end of a pipe; end of file on it means that the starter is gone, and everything is stopped."""
 
@@ -161,7 +184,7 @@ class SupervisorConfig:
         """
         fields = _object(text)
         try:
-            fields["workers"] = tuple([WorkerConfig(**_with_tuples(worker)) for worker in fields["workers"]])
+            fields["workers"] = tuple([worker_of_fields(worker) for worker in fields["workers"]])
             return cls(**fields)
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields of SupervisorConfig, found {text[:200]}: {error}") from None
@@ -201,6 +224,9 @@ class EnvProcessConfig:
     env_patterns: tuple[str, ...]
     """As in WorkerConfig."""
 
+    quarantine: str | None = None
+    """File with the episodes that are not begun."""
+
     def to_json(self) -> str:
         """The text that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
@@ -217,6 +243,16 @@ class EnvProcessConfig:
             return cls(**_with_tuples(fields))
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the fields of EnvProcessConfig, found {text[:200]}: {error}") from None
+
+
+def worker_of_fields(fields: dict[str, Any]) -> WorkerConfig:
+    """A worker of the fields that JSON carried.
+
+    Raises:
+        TypeError: an unknown field.
+        ValueError: a value that is not allowed.
+    """
+    return WorkerConfig(**_with_tuples(fields))
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

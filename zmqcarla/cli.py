@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from zmqcarla import evaluate_cli, keys_cli, pool_cli, watch_cli
+from zmqcarla import config_cli, evaluate_cli, keys_cli, orders_cli, pool_cli, watch_cli
 from zmqcarla.cli_options import OUT
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 pool_cli.register(app)
+config_cli.register(app)
+orders_cli.register(app)
 watch_cli.register(app)
 evaluate_cli.register(app)
 keys_cli.register(app)

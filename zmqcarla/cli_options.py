@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,9 +27,11 @@ class Simulator(str, enum.Enum):
     NONE = "none"
 
 
-def log_to_stderr() -> None:
-    """Log lines of this process, for the commands that serve."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+class LogFormat(str, enum.Enum):
+    """How a process writes its log."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def simulator_of(

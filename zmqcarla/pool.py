@@ -19,11 +19,12 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
 from zmqcarla.broker.errors import SimulatorStartError
-from zmqcarla.broker.protocol import is_served, runtime_directory
+from zmqcarla.broker.protocol import EXIT_DRAINED, check_may_serve, is_served, runtime_directory
 from zmqcarla.shm.segment import sweep
 from zmqcarla.watch.gpus import adapters_of
 
@@ -57,6 +58,16 @@ class PoolConfig:
     """fnmatch patterns of the env ids that clients may ask for; an env id can import code."""
     step_timeout_s: float = 60.0
     """A step that takes longer is cut: the worker is restarted and its row truncated."""
+    start_interval_s: float = 0.0
+    """Worker i is first started i times this later, so that the servers do not all load their map at once."""
+    log_format: str = "text"
+    """"text" or "json", of broker and supervisor."""
+    log_max_bytes: int = 16 << 20
+    """A log file that is larger is put aside."""
+    logs_kept: int = 3
+    """How many of each are kept beside the present one."""
+    worker: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further settings of all workers, by the names of `zmqcarla.workers.worker_config.WorkerConfig`."""
     log_directory: str = ""
     """Where each process writes its log."""
 
@@ -74,8 +85,8 @@ def new_log_directory() -> Path:
     for old in sorted(parent.glob("*-*-*"))[:-_LOG_DIRECTORIES_KEPT]:
         if Path("/proc", old.name.rpartition("-")[2]).exists():  # its pool still runs and writes there
             continue
-        for log in old.glob("*.log*"):
-            log.unlink(missing_ok=True)
+        for file in old.iterdir():
+            file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             old.rmdir()
     return path
@@ -84,15 +95,19 @@ def new_log_directory() -> Path:
 def run_pool(config: PoolConfig, lifeline_fd: int | None = None) -> int:
     """Keep broker and workers running until SIGTERM, SIGINT or the end of the lifeline; returns the exit code.
 
-    A child that dies is started again. One that dies at once, again and again, ends the pool, and its log is named.
+    A child that dies is started again. One that dies at once, again and again, ends the pool, and its log is named. A
+    supervisor that was drained ends the pool too.
     """
+    check_may_serve(config.address)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, lambda *_: None)
     signal.set_wakeup_fd(wake_write)
     logs = Path(config.log_directory)
     children = [
-        _Child("broker", logs, ["-m", "zmqcarla.broker", "--address", config.address]),
+        _Child(
+            "broker", logs, ["-m", "zmqcarla.broker", "--address", config.address, "--log-format", config.log_format]
+        ),
         _Child("supervisor", logs, ["-m", "zmqcarla.workers"], supervisor_config=_supervisor_config(config)),
     ]
     stop_fds = [wake_read] if lifeline_fd is None else [wake_read, lifeline_fd]
@@ -114,6 +129,9 @@ def _watch(children: list[_Child], stop_fds: list[int], parent_pid: int | None) 
         if any(fd in ready for fd in stop_fds) or parent_pid not in (None, os.getppid()):
             return 0
         for child in (child for child in children if child.pidfd in ready):
+            if child.exit_code() == EXIT_DRAINED:
+                print("zmqcarla: drained, the last worker has stopped", file=sys.stderr, flush=True)
+                return 0
             if not child.restart():
                 print(f"zmqcarla: the {child.name} does not stay up; see {child.log}", file=sys.stderr, flush=True)
                 return 1
@@ -133,10 +151,21 @@ def _supervisor_config(config: PoolConfig) -> dict[str, Any]:
             "carla_root": config.carla_root,
             "env_patterns": list(config.env_patterns),
             "step_timeout_s": config.step_timeout_s,
+            "start_delay_s": index * config.start_interval_s,
+            **config.worker,
         }
         for index in range(config.workers)
     ]
-    return {"broker": config.address, "workers": workers, "log_directory": config.log_directory}
+    roster = str(Path(config.log_directory) / "workers.json")
+    return {
+        "broker": config.address,
+        "workers": workers,
+        "log_directory": config.log_directory,
+        "log_format": config.log_format,
+        "log_max_bytes": config.log_max_bytes,
+        "logs_kept": config.logs_kept,
+        "roster": roster,
+    }
 
 
 class _Child:
@@ -175,6 +204,10 @@ class _Child:
         os.close(lifeline_read)
         self.pidfd = os.pidfd_open(self._process.pid)
         self._started_at = time.monotonic()
+
+    def exit_code(self) -> int | None:
+        """Of the process that has ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
 
     def restart(self) -> bool:
         """Start again after a death; False when it died too often too soon."""

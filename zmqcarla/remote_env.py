@@ -51,6 +51,32 @@ class RemoteEnv(gymnasium.Env[Any, Any]):
         frames = self._vector_env.render()
         return None if frames is None else frames[0]
 
+    # --- snapshots, as `VectorEnv` has them ---
+
+    def save_snapshot(self, name: str | None = None) -> str:
+        """Save this moment of the episode; its id, which is the name if there is one."""
+        return self._vector_env.save_snapshot(name)
+
+    def restore_snapshot(self, snapshot: str, level: str = "state") -> tuple[Any, dict[str, Any]]:
+        """Go back to a saved moment: reset(options={"snapshot": snapshot, "level": level})."""
+        return self.reset(options={"snapshot": snapshot, "level": level})
+
+    def list_snapshots(self) -> list[dict[str, Any]]:
+        """What is known of each snapshot: its id and more."""
+        return self._vector_env.list_snapshots()[0]
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        """Forget a snapshot."""
+        self._vector_env.delete_snapshot(snapshot)
+
+    def export_snapshot(self, snapshot: str) -> bytes:
+        """A snapshot as bytes, for `import_snapshot` of an env with the same settings."""
+        return self._vector_env.export_snapshot(snapshot, 0)
+
+    def import_snapshot(self, data: bytes) -> str:
+        """Take what an env exported; the id that it carries."""
+        return self._vector_env.import_snapshot(data)
+
     def close(self) -> None:
         """Release the row, and take down a private pool."""
         self._vector_env.close()

@@ -93,7 +93,7 @@ class Scenario(ABC):
 
     @abstractmethod
     def step(self, tick: Tick) -> bool:
-        """Act after a tick; return whether the scenario is over."""
+        """Act on what the last tick led to; return whether the scenario is over."""
 
     def disturb(self, control: Control) -> Control:
         """Return what becomes of the driver's control."""
@@ -115,7 +115,7 @@ class Scenario(ABC):
         return self.phase is Phase.RUNNING
 
     def advance(self, tick: Tick) -> bool:
-        """Go on after a tick; return whether it just ended because its time is up."""
+        """Go on; return whether it just ended because its time is up."""
         if self.phase is Phase.AHEAD:
             if tick.s_m >= self.trigger_s_m - self.build_ahead_m:
                 self._try_to_build(tick)

@@ -1,4 +1,4 @@
-"""The scenarios of one episode: made from the route file, told of every tick, cleared away at the end."""
+"""The scenarios of one episode: made from the route file, asked before every tick, cleared away at the end."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ class Programme:
         failed = (f"{each.name}: {each.reason}" for each in self.scenarios if each.phase is Phase.SKIPPED)
         return (*self._never, *failed)
 
+    @property
+    def going(self) -> list[Scenario]:
+        """Those that are neither over nor skipped."""
+        return [each for each in self.scenarios if each.phase not in _DONE]
+
     def report(self) -> dict[str, Any]:
         """Return how far each scenario came and where its trigger was, and which actors came where: plain values."""
         triggers = [(each, each.spec.trigger_m) for each in self.scenarios]
@@ -68,10 +73,8 @@ class Programme:
         return [actor_id for each in self.scenarios for actor_id in each.actors.values()]
 
     def step(self, tick: Tick) -> Staged:
-        """Go on after a tick and return what the criteria have to know."""
-        going = [each for each in self.scenarios if each.phase not in _DONE]
-        if not going:
-            return NOTHING_STAGED
+        """Act on what a tick led to, before the next one, and return what the criteria have to know."""
+        going = self.going
         overdue = tuple(each.name for each in going if each.advance(tick))
         running = [each for each in going if each.running]
         if not running and not overdue:

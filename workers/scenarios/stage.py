@@ -173,6 +173,9 @@ class Stage:
         if blueprint.has_attribute("is_invincible"):
             blueprint.set_attribute("is_invincible", "false")
         blueprint.set_attribute("role_name", SCENARIO_ROLE)
+        if blueprint.has_attribute("color") and not attribute(blueprint, "special_type"):
+            colours = blueprint.get_attribute("color").recommended_values
+            blueprint.set_attribute("color", colours[len(self.brought) % len(colours)])
         with self.session.answers("spawn_actor"):
             actor = world.try_spawn_actor(blueprint, place)
         if actor is None:

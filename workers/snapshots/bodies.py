@@ -192,7 +192,8 @@ def _vehicle(actor_id: int, body: Body) -> list[Any]:
 def _walker(actor_id: int, body: Body) -> list[Any]:
     x, y, z, speed, jump = body.control
     control = carla.WalkerControl(carla.Vector3D(x, y, z), speed, jump)
-    return [*_motion(actor_id, body), carla.command.ApplyWalkerControl(actor_id, control)]
+    command: Any = carla.command
+    return [*_motion(actor_id, body), command.ApplyWalkerControl(actor_id, control)]
 
 
 _PLACERS: Final = {"vehicle": _vehicle, "walker": _walker, "static": _motion}

@@ -21,6 +21,7 @@ from zmqcarla.workers.episode import Episode, Moment, Scene
 from zmqcarla.workers.navigation import route_along
 from zmqcarla.workers.observation import Observation
 from zmqcarla.workers.routes import RouteSpec, same_town
+from zmqcarla.workers.servers import SimulatorName
 from zmqcarla.workers.session import Session
 from zmqcarla.workers.snapshots.bodies import Wardrobe, birth_place
 from zmqcarla.workers.snapshots.format import Head, read, read_head, to_bytes
@@ -48,7 +49,7 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
     _progress: Progress
     _bev: BevPainter | None
     _snapshots: SnapshotStore
-    _simulator: str
+    _simulator: SimulatorName
     _routes: tuple[RouteSpec, ...]
     _wardrobe: tuple[int, Wardrobe] | None = None
 
@@ -251,7 +252,7 @@ def _checked(options: Mapping[str, Any], seed: int | None) -> tuple[str, str]:
     level = options.get("level", "state")
     if level not in LEVELS:
         raise SnapshotError(f"options['level']: expected one of {', '.join(LEVELS)}, found {level!r}")
-    return options["snapshot"], level
+    return str(options["snapshot"]), level
 
 
 def _check_map(head: Head, session: Session) -> None:

@@ -24,16 +24,18 @@ class Plan:
     extra: list[int]
 
 
-def plan(bodies: Sequence[Body], actors: Mapping[int, Look], known: Mapping[int, int]) -> Plan:
+def plan(bodies: Sequence[Body], actors: Mapping[int, Look], known: Mapping[int, int], ego: tuple[int, int]) -> Plan:
     """Choose actors for bodies.
 
     Order of birth is part of a world: it says who is looked at first when several meet. So from the first body that has
-    to be born on, all others are born anew too. Walkers always are: that one of them has died cannot be read.
+    to be born on, all others are born anew too, but for the ego. Walkers always are: that one of them has died cannot
+    be read.
 
     Args:
         bodies: of the snapshot, in order of birth.
-        actors: that live, in order of birth.
+        actors: that live, in order of birth, without the ego.
         known: actor id by body id, of the bodies whose actors lived when the episode was last seen.
+        ego: body id and actor id of the ego, which stays.
     """
     wanted = [known.get(body.body_id, body.body_id) for body in bodies]
     same = {w for w, body in zip(wanted, bodies, strict=True) if actors.get(w) == body.look}
@@ -45,6 +47,9 @@ def plan(bodies: Sequence[Body], actors: Mapping[int, Look], known: Mapping[int,
     missing: list[Body] = []
     last = 0
     for actor_id, body in zip(wanted, bodies, strict=True):
+        if body.body_id == ego[0]:
+            kept[body.body_id] = last = ego[1]
+            continue
         found = actor_id if actor_id in same else _next(free[body.look], last)
         if missing or found is None or found <= last or body.family == "walker":
             missing.append(body)

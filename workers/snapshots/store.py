@@ -46,7 +46,7 @@ class SnapshotStore:
         """
         if name is None:
             return f"snapshot-{secrets.token_hex(6)}"
-        if not isinstance(name, str) or not _ID.fullmatch(name):
+        if not _ID.fullmatch(name):
             raise SnapshotError(
                 f"expected a name of 1 to 64 letters, digits, '_', '.', '-' for a snapshot, found {name!r}; change it"
             )
@@ -84,7 +84,7 @@ class SnapshotStore:
         if found is not None:
             self._kept.move_to_end(snapshot_id)
             return found[1]
-        if self._folder is not None and isinstance(snapshot_id, str) and _ID.fullmatch(snapshot_id):
+        if self._folder is not None and _ID.fullmatch(snapshot_id):
             path = self._folder / f"{snapshot_id}{SUFFIX}"
             if path.is_file():
                 data = path.read_bytes()
@@ -99,7 +99,7 @@ class SnapshotStore:
             SnapshotError: there is none of this id.
         """
         known = self._kept.pop(snapshot_id, None) is not None
-        if self._folder is not None and isinstance(snapshot_id, str) and _ID.fullmatch(snapshot_id):
+        if self._folder is not None and _ID.fullmatch(snapshot_id):
             path = self._folder / f"{snapshot_id}{SUFFIX}"
             known = path.is_file() or known
             path.unlink(missing_ok=True)

@@ -148,14 +148,14 @@ def _gather(
     ego_id = int(episode.vehicle.id)
     looks = {actor_id: wardrobe.look_of(actor) for actor_id, actor in living(session).items() if actor_id != ego_id}
     known = {then: now for now, then in episode.told.items()}
-    planned = plan([body for body in bodies if body.body_id != ego_body_id], looks, known)
+    planned = plan(bodies, looks, known, (ego_body_id, ego_id))
     episode.traffic.release_walkers()
     session.destroy(planned.extra)
     births = session.batch(birth_commands(planned.missing, wardrobe))
     new = {
         body.body_id: actor_id for body, actor_id in zip(planned.missing, births, strict=True) if actor_id is not None
     }
-    return {ego_body_id: ego_id, **planned.kept, **new}, set(new.values())
+    return {**planned.kept, **new}, set(new.values())
 
 
 def _translated(traffic: Mapping[str, Any], actor_of: Mapping[int, int]) -> dict[str, Any]:

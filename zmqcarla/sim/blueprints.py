@@ -294,6 +294,7 @@ class Library:
 
     def __init__(self) -> None:
         self._by_type: dict[str, Blueprint] = {}
+        self._wire: dict[int, list[list[Any]]] = {}
         for build in (_vehicles, _walkers, _props, _sensors, _others):
             for type_id, attributes, shape, label, mass_kg, solid in build():
                 uid = len(self._by_type) + 1
@@ -301,9 +302,10 @@ class Library:
 
     def wire(self, first_type: int) -> list[list[Any]]:
         """What clients may spawn, for one whose first attribute type has this number."""
-        return [
-            b.wire(first_type) for b in self._by_type.values() if not b.type_id.startswith(("traffic.", "spectator"))
-        ]
+        if first_type not in self._wire:
+            listed = [b for b in self._by_type.values() if not b.type_id.startswith(("traffic.", "spectator"))]
+            self._wire[first_type] = [blueprint.wire(first_type) for blueprint in listed]
+        return self._wire[first_type]
 
     def find(self, type_id: str) -> Blueprint | None:
         """The blueprint of a type id, None when there is none."""

@@ -53,11 +53,11 @@ class CueWatch:
         self.before, self.ticked, self.ticked_s = self.ticked, frame, now_s
 
     def ask(self, frame: int, now_s: float) -> None:
-        """The manager has asked for light states."""
+        """The manager has asked for light states; so may a script, but later, and at a state shown without a tick."""
         # a cured one waited for the cure
-        if frame == self.ticked != self.cured:
+        if frame == self.ticked != self.cured and self.asked != frame:
             self.wait_s = max(now_s - self.ticked_s, self.wait_s * (1.0 - _FORGETS))
-        self.asked = frame
+        self.asked = min(frame, self.ticked)
 
     @property
     def grace_s(self) -> float:

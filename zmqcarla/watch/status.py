@@ -30,7 +30,9 @@ def pool_view(pool: Mapping[str, Any], width: int, rates: Mapping[str, float] | 
     """
     return Group(
         _workers_table(pool["workers"], width, rates),
+        *[Text(_leak_line(worker), style="yellow") for worker in pool["workers"] if worker["leaks"]],
         *[Text(_lease_line(lease)) for lease in pool["leases"]],
+        *_spare_lines(pool),
         *[Text(_queue_line(request)) for request in pool["queue"]],
     )
 
@@ -59,7 +61,7 @@ def _columns(rates: Mapping[str, float] | None, *, wide: bool) -> list[_Column]:
     limit = 1000 if wide else _NARROW_ID
     columns: list[_Column] = [
         ("worker", False, "always", lambda worker: _tail(worker["worker_id"], limit)),
-        ("state", False, "always", lambda worker: worker["state"]),
+        ("state", False, "always", _state),
         ("phase", False, "wide" if rates is None else "always", lambda worker: worker["phase"] or "-"),
         ("gpu", True, "wide or status", lambda worker: _or_dash(worker["gpu"])),
         ("port", True, "wide or status", lambda worker: _or_dash(worker["port"])),
@@ -72,7 +74,9 @@ def _columns(rates: Mapping[str, float] | None, *, wide: bool) -> list[_Column]:
             lambda worker: f"{worker['lease'][:8]}/{worker['row']}" if worker["lease"] else "-",
         ),
         ("RSS MiB", True, "always", lambda worker: _mib(worker["env_rss_bytes"], worker["server_rss_bytes"])),
+        ("MiB/h", True, "wide", _growth),
         ("of the server", True, "wide", lambda worker: _mib(worker["server_rss_bytes"])),
+        ("VRAM", True, "wide", lambda worker: _mib(worker["server_vram_bytes"])),
         ("steps", True, "wide", lambda worker: _or_dash(worker["steps"])),
         ("simulator", False, "wide", lambda worker: worker["simulator"]),
         ("host", False, "wide", lambda worker: worker["host"]),
@@ -81,6 +85,17 @@ def _columns(rates: Mapping[str, float] | None, *, wide: bool) -> list[_Column]:
     if rates is not None:
         columns.insert(3, ("steps/s", True, "always", lambda worker: _rate(rates.get(worker["worker_id"]))))
     return columns
+
+
+def _state(worker: Worker) -> str:
+    """Starting, ready, retiring, lost or gone; with a mark when its memory grows without end."""
+    state = "retiring" if worker["retiring"] and worker["state"] == "ready" else worker["state"]
+    return f"{state}{'!' * bool(worker['leaks'])}"
+
+
+def _growth(worker: Worker) -> str:
+    growth_bytes = worker["growth_bytes_per_h"]
+    return f"{growth_bytes / 2**20:+.0f}" if growth_bytes else "-"
 
 
 def _tail(text: str, limit: int) -> str:
@@ -99,6 +114,19 @@ def _rate(value: float | None) -> str:
 def _mib(*sizes_bytes: int | None) -> str:
     total_bytes = sum(size or 0 for size in sizes_bytes)
     return f"{total_bytes / 2**20:.0f}" if total_bytes else "-"
+
+
+def _leak_line(worker: Worker) -> str:
+    growth = f"{worker['growth_bytes_per_h'] / 2**20:+.0f} MiB/h"
+    return f"! {worker['worker_id']}: {worker['leaks']} grows without end, {growth}"
+
+
+def _spare_lines(pool: Mapping[str, Any]) -> list[Text]:
+    """Free workers beside leases can take over rows whose worker is gone."""
+    free = sum(
+        worker["state"] == "ready" and not worker["lease"] and not worker["retiring"] for worker in pool["workers"]
+    )
+    return [Text(f"spare: {free} free workers")] if free and pool["leases"] else []
 
 
 def _lease_line(lease: Mapping[str, Any]) -> str:
