@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## drive 4 environments on the embedded simulator; pictures in runs/demo/
 	$(BIN)/zmqcarla demo
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

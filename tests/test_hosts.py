@@ -107,6 +107,9 @@ def test_clocks_need_not_agree(pool: KeyedPool, there: OtherHost) -> None:
     """The other host's steady clock is eleven days ahead, and nobody thinks that anything is late."""
     command = [*there.prefix, sys.executable, "-c", "import time; print(time.monotonic())"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    wait_until(
+        lambda: all(worker["seen_s"] is not None for worker in ask_status(pool.address)["workers"]), "heartbeats of all"
+    )
     status = ask_status(pool.address)
     (worker,) = [worker for worker in status["workers"] if worker["worker_id"].startswith("there")]
     (here, *_) = [worker for worker in status["workers"] if worker["worker_id"].startswith("here")]

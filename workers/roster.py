@@ -75,10 +75,12 @@ def next_worker(workers: Sequence[WorkerConfig]) -> WorkerConfig:
     number = 1 + max((int(match[2]) for match in numbered if match is not None and match[1] == stem), default=0)
     ports = [worker.port for worker in workers if worker.port is not None]
     gpus = Counter([worker.gpu for worker in workers])
+    gpu = min(gpus, key=lambda each: gpus[each])
     return dataclasses.replace(
         last,
         worker_id=f"{stem}-{number}",
         port=None if last.port is None else max(ports) + _PORTS_A_WORKER,
-        gpu=min(gpus, key=lambda gpu: gpus[gpu]),
+        gpu=gpu,
+        adapter=next(worker.adapter for worker in workers if worker.gpu == gpu),
         start_delay_s=0.0,
     )
