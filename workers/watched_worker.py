@@ -79,12 +79,13 @@ class WatchedWorker:
                 return self.children.signal_env(number)
             case lifecycle.ReportLost(incarnation, reason, exit_code, restarts, final):
                 _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason, extra=noted)
-                # The broker first: a client that learns of it on the board asks the broker for a new process at once.
+                # The ledger first, so that what a client is told of stands there. The broker before the board: a client
+                # that learns of it there asks the broker for a new process at once.
+                self.note("gone" if final else "lost", reason, exit_code if incarnation else None, restarts)
                 loss = protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
                 self.final_loss = loss if final else None
                 self._link.report(loss)
                 self.children.declare_lost(reason, exit_code, restarts, final=final)
-                self.note("gone" if final else "lost", reason, exit_code if incarnation else None, restarts)
                 if not self._asked:
                     self._blame_episode()
                 self._asked = False
