@@ -8,10 +8,12 @@ look again.
 from __future__ import annotations
 
 import enum
+import functools
 import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -21,12 +23,12 @@ EPISODE_BYTES: Final = 160
 """Room for the name of an episode, in UTF-8."""
 _PAGE: Final = np.dtype(
     [
+        ("steps", np.uint64),
         ("since_ns", np.uint64),
         ("row", np.int64),
         ("seq", np.uint64),
         ("phase", np.uint32),
         ("incarnation", np.uint32),
-        ("steps", np.uint64),
         ("lease_id", np.uint8, 16),
         ("board", "S64"),
         ("episode", f"S{EPISODE_BYTES}"),
@@ -36,10 +38,11 @@ _PAGE: Final = np.dtype(
         ("recycle", np.uint32),
     ]
 )
-_STATE: Final = struct.Struct("=QqQI")
-"""since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 _STEPS: Final = struct.Struct("=Q")
-_STEPS_OFFSET_BYTES: Final = 32
+_STATE: Final = struct.Struct("=QqQI")
+"""since_ns, row, seq, phase; follows the steps."""
+_PROGRESS: Final = struct.Struct("=QQqQI")
+"""steps and state: written at once, for an env process does it twice a step."""
 
 
 class Phase(enum.IntEnum):
@@ -67,13 +70,18 @@ class StatusPage:
             board (its name), episode (its name), resets (begun since the page was made)}; the supervisor writes
             {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
             before the next reset, it is to be replaced)}.
+        steps: done so far, as the process that does them counts.
+        put_progress: writes steps, since_ns, row, seq and phase, for one who does nothing else all day.
     """
 
     def __init__(self, fd: int, owned_fd: int) -> None:
         self.fd = owned_fd
         self._memory = mmap.mmap(fd, _PAGE.itemsize)
         self.fields: NDArray[Any] = np.ndarray((), _PAGE, self._memory)
-        self._steps = int(self.fields["steps"])
+        self.steps = int(self.fields["steps"])
+        self.put_progress: Callable[[int, int, int, int, int], None] = functools.partial(
+            _PROGRESS.pack_into, self._memory, 0
+        )
 
     @classmethod
     def create(cls) -> StatusPage:
@@ -92,12 +100,12 @@ class StatusPage:
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
-        _STATE.pack_into(self._memory, 0, time.monotonic_ns(), row, seq, phase)
+        _STATE.pack_into(self._memory, _STEPS.size, time.monotonic_ns(), row, seq, phase)
 
     def count_step(self) -> None:
         """One step more."""
-        self._steps += 1
-        _STEPS.pack_into(self._memory, _STEPS_OFFSET_BYTES, self._steps)
+        self.steps += 1
+        _STEPS.pack_into(self._memory, 0, self.steps)
 
     def name_episode(self, name: str) -> None:
         """Say which episode begins; empty for one that cannot be asked for again."""
@@ -137,6 +145,7 @@ class StatusPage:
     def close(self) -> None:
         """Let go."""
         self.fields = np.zeros((), _PAGE)
+        del self.put_progress
         self._memory.close()
         if self.fd >= 0:
             os.close(self.fd)

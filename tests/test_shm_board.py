@@ -39,12 +39,14 @@ def test_a_command_and_its_result_cross_the_board(board: Board) -> None:
     board.rows["op"][1], board.rows["slot"][1], board.rows["go_seq"][1] = Op.STEP, 2, 9
     board.attach_bell(go_bell(1)).ring()
     assert row.wait(1)
-    assert row.command() == (9, Op.STEP, 2)
+    assert row.command() == (9, Op.STEP, 2, 0)
     action = row.action()
     assert action["steer"].tolist() == [2, 3]
     assert action["gear"] == 3
     assert action in ACTIONS
-    row.answer(9, Result.NOTE, b"packed infos", reward=1.5, terminated=True, busy_s=0.25)
+    row.put_note(b"packed infos")
+    row.put_answer(7, 1.5, 0.25, 12, Result.NOTE, True, False, 0, 9)
+    row.rings[0]()
     assert board.attach_bell(done_bell(1)).wait(1)
     found = board.rows[1]
     assert (found["done_seq"], found["reward"], found["terminated"], found["truncated"]) == (9, 1.5, True, False)
@@ -69,8 +71,8 @@ def test_a_bell_that_nobody_rings_times_out(board: Board) -> None:
 def test_the_row_that_rings_the_common_bell_wakes_whoever_waits_for_the_first(board: Board) -> None:
     row = BoardRow(board.name, ACTIONS, 3, 2)
     board.rows["bell"][2] = 1
-    row.command()
-    row.answer(1)
+    *_, bell = row.command()
+    row.answer(1, bell, Result.ERROR, b"what went wrong")
     assert board.attach_bell(ANY_DONE).wait(1)
     assert not board.attach_bell(done_bell(2)).wait(0.01)
     row.close()

@@ -91,17 +91,27 @@ class EnvProcess:
 
     def _serve_board(self, board: BoardRow) -> None:
         """Do what stands on the board until no bell rang for HEARTBEAT_S or it is gone; then look at the socket."""
-        while board.wait(protocol.HEARTBEAT_S):
-            seq, op, slot = board.command()
+        while self._step_on(board):
+            seq, op, _, _ = board.command()
             if op == Op.LOOK:
                 self._look(board)
-            elif seq > self._seq:
-                self._step_on_board(board, seq, op, slot)
+            elif op == Op.RESET and seq > self._seq:
+                self._seq = self._served.reset_on_board(board, self._row, pack_note, self._error_note)
+                self._reply = (b"", b"")
             if self._served.board is not board:
                 return
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
                 self._serve(self._socket.recv_multipart(zmq.NOBLOCK))
+
+    def _step_on(self, board: BoardRow) -> bool:
+        """Do steps until something else is asked, or nothing (False)."""
+        seq, rang = self._served.step_on_board(
+            board, self._row, self._seq, protocol.HEARTBEAT_S, pack_note, self._error_note
+        )
+        if seq != self._seq:
+            self._seq, self._reply = seq, (b"", b"")
+        return rang
 
     def _look(self, board: BoardRow) -> None:
         """A command comes over the socket; give up when another one stands on the board instead."""
@@ -112,10 +122,6 @@ class EnvProcess:
                 return
             if self._socket.poll(_LOOK_MS):
                 self._serve(self._socket.recv_multipart())
-
-    def _step_on_board(self, board: BoardRow, seq: int, op: int, slot: int) -> None:
-        self._served.answer_on_board(board, op, slot, self._row, seq, pack_note, self._error_note)
-        self._seq, self._reply = seq, (b"", b"")
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from zmqcarla.shm.bell import Bell
 from zmqcarla.shm.board import (
+    ANSWER,
+    ANSWER_OFFSET_BYTES,
     ANY_DONE,
-    DONE,
     DONE_SEQ,
     DONE_SEQ_OFFSET_BYTES,
     Board,
@@ -77,6 +78,7 @@ class ClientBoard:
         self._done: list[Bell] = [board.create_bell(done_bell(row)) for row in range(num_envs)]
         self._any = board.create_bell(ANY_DONE)
         self._done_offsets_bytes = [board.row_offset_bytes(row) + DONE_SEQ_OFFSET_BYTES for row in range(num_envs)]
+        self._answer_offsets_bytes = [board.row_offset_bytes(row) + ANSWER_OFFSET_BYTES for row in range(num_envs)]
         self._schemas: dict[int, Schema] = {}
         rows = board.rows
         self._go_seq, self._op, self._slot, self._bell = rows["go_seq"], rows["op"], rows["slot"], rows["bell"]
@@ -160,10 +162,12 @@ class ClientBoard:
 
         A struct a row is cheaper than an operation of numpy on each of the columns.
         """
-        memory, unpack_from = self._board.memory, DONE.unpack_from
-        rows = [unpack_from(memory, offset_bytes) for offset_bytes in self._done_offsets_bytes]
-        seqs, _, rewards, busy_s, _, results, terminated, truncated, schemas = zip(*rows, strict=True)
-        if seqs.count(seq) != len(rows) or max(results) > Result.NOTE:
+        memory, unpack_from = self._board.memory, ANSWER.unpack_from
+        if not (self.done_seq == seq).all():
+            return None
+        rows = [unpack_from(memory, offset_bytes) for offset_bytes in self._answer_offsets_bytes]
+        _, rewards, busy_s, _, results, terminated, truncated, schemas, _ = zip(*rows, strict=True)
+        if max(results) > Result.NOTE:
             return None
         infos, columns, keys = self._infos(schemas, results) if any(schemas) or any(results) else ([], {}, ())
         return Results(
