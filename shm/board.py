@@ -17,6 +17,7 @@ from __future__ import annotations
 import enum
 import errno
 import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -50,6 +51,10 @@ ROW: Final = np.dtype(
 )  # fmt: skip
 
 
+ROW_OP_SLOT_BYTES: Final = 8
+"""Where op and slot stand in a ROW, to be written as one number, see `order`."""
+ROW_ENDS_BYTES: Final = _LINE_BYTES + 28
+"""Where result, terminated, truncated and a byte that is 0 stand: one number, 0 after an ordinary step."""
 COMMAND: Final = struct.Struct("=QIII")
 """go_seq, op, slot, bell."""
 ANSWER: Final = struct.Struct("=QddIB??xQQ")
@@ -235,6 +240,11 @@ class Board:
         self.infos = np.empty((0, INFO_BYTES), np.uint8)
         del self.memory
         self._segment.close()
+
+
+def order(op: int, slot: int) -> int:
+    """Op and slot of a ROW as one number."""
+    return int.from_bytes(struct.pack("=II", op, slot), sys.byteorder)
 
 
 def go_bell(row: int) -> str:

@@ -52,6 +52,7 @@ class Batch:
         info_keys: in which order `columns` and `infos` stand together.
         losses: what the supervisor or broker says of rows whose worker died.
         slowest_s: the longest time that one worker spent on its step.
+        quiet: no episode ended and no worker died, for sure.
     """
 
     rewards: NDArray[np.float64]
@@ -62,6 +63,7 @@ class Batch:
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     info_keys: tuple[str, ...] = ()
     slowest_s: float = 0.0
+    quiet: bool = False
 
     def clear_row(self, row: int) -> None:
         """Forget what happened to a row."""
@@ -256,7 +258,10 @@ class Rows:
         deadline_s = time.monotonic() + timeout_s
         board = self._board
         if board is not None and self._asked:
-            late = board.wait_rows(self._asked, seq, deadline_s, self._is_told)
+            if self._asked is not self._everyone or not board.wait_all(seq, timeout_s):
+                late = board.wait_rows(self._asked, seq, deadline_s, self._is_told)
+            else:
+                late = None
             if late is not None:
                 raise CommandTimeoutError(
                     f"expected step {seq} of row {late} (worker {self._lease.workers[late]}) within {timeout_s:g} s; "
