@@ -21,7 +21,6 @@ from zmqcarla.shm.board import (
     ANY_DONE,
     COMMAND,
     Board,
-    Result,
     done_bell,
     go_bell,
 )

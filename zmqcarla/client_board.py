@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from zmqcarla.batch import Batch
 from zmqcarla.shm.bell import NOT_RUNG, Bell
 from zmqcarla.shm.board import (
     ANY_DONE,
@@ -39,30 +40,6 @@ OWN_BELL, ANY_BELL = 0, 1
 _SLICE_S: Final = 0.5
 """How long a wait on a bell lasts before the caller looks whether anybody is still there to ring it."""
 _SCHEMAS: Final = 1024
-
-
-class Results(NamedTuple):
-    """What came of a step of all rows.
-
-    Attributes:
-        rewards: float64 (num_envs,).
-        terminated: bool (num_envs,).
-        truncated: bool (num_envs,).
-        infos: one dict a row, or empty.
-        columns: infos of all rows that are one batch already.
-        info_keys: in which order they and the others stand.
-        slowest_s: the longest time that an env took.
-        quiet: no episode ended.
-    """
-
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    infos: list[dict[str, Any]]
-    columns: dict[str, Any]
-    info_keys: tuple[str, ...]
-    slowest_s: float
-    quiet: bool
 
 
 class ClientBoard:
@@ -185,7 +162,7 @@ class ClientBoard:
 
     # --- read ---
 
-    def read_all(self, seq: int) -> Results | None:
+    def read_all(self, seq: int) -> Batch | None:
         """What came of a step of all rows; None when some row failed or did not do command `seq`."""
         if self.done_seq.tobytes() != DONE_SEQ.pack(seq) * self._num_envs:
             return None
@@ -197,11 +174,12 @@ class ClientBoard:
         keys: tuple[str, ...] = ()
         if not quiet or self._schema.tobytes() != self._no_schemas:
             infos, columns, keys = self._infos(self._schema.tolist(), self._result.tolist())
-        return Results(
+        return Batch(
             self._reward.copy(),
             self._terminated.copy(),
             self._truncated.copy(),
             infos,
+            {},
             columns,
             keys,
             max(self._busy_s.tolist()),
