@@ -122,6 +122,7 @@ class VectorEnv(SnapshotCalls):
     def _set_up(self, open_payloads: list[dict[str, Any]], transport: Transport, slots: int) -> None:
         answers = self._open_all(open_payloads)
         self._take_spaces(answers)
+        self._check_actions = action_checker(self.single_action_space, self.action_space, self.num_envs)
         self.metadata = {**answers[0]["metadata"], "autoreset_mode": self.autoreset_mode}
         self.render_mode = answers[0]["render_mode"]
         reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
@@ -138,7 +139,6 @@ class VectorEnv(SnapshotCalls):
         self.single_action_space = build(answers[0]["action_space"])
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._check_actions = action_checker(self.single_action_space, self.action_space, self.num_envs)
 
     def _open_all(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers: dict[int, dict[str, Any]] = {}
