@@ -82,6 +82,7 @@ class Crew:
         self._writing = writing
         self._stopped = threading.Event()
         self._env: VectorEnv | None = None
+        self._address = ""
         self._town: str | None = None
         self._lanes: list[NDArray[np.float64]] = []
         self._fruitless = 0
@@ -102,6 +103,12 @@ class Crew:
     def join(self, timeout_s: float) -> None:
         """Wait for its end."""
         self._thread.join(timeout_s)
+
+    def notice_pool(self) -> None:
+        """End the waits for a pool that has died."""
+        env, address = self._env, self._address
+        if env is not None and self._work.pool.has_died(address):
+            env.pool_died()
 
     def give_up_driver(self, limit_s: float) -> bool:
         """Fail the route and leave this thread behind when the driver has not answered for so long."""
@@ -216,11 +223,12 @@ class Crew:
             return
         self._leave()
         work = self._work
+        self._address = work.pool.address()
         self._env = make_vec_env(
             1,
             work.env_id,
             work.env_kwargs(town),
-            work.pool.address(),
+            self._address,
             autoreset_mode="Disabled",
             lease_timeout_s=work.lease_timeout_s,
         )

@@ -21,6 +21,10 @@ class Pool(Protocol):
         """Return where its broker serves now."""
         ...
 
+    def has_died(self, address: str) -> bool:
+        """Whether the pool that served there is known to have died."""
+        ...
+
 
 class RunningPool:
     """A pool of somebody else's, who keeps it running."""
@@ -31,6 +35,11 @@ class RunningPool:
     def address(self) -> str:
         """Return where its broker serves."""
         return self._address
+
+    def has_died(self, address: str) -> bool:
+        """Return False: who runs it knows."""
+        del address
+        return False
 
 
 class PrivatePool:
@@ -62,6 +71,11 @@ class PrivatePool:
                     )
                 self._pool = self._start()
             return self._pool.address
+
+    def has_died(self, address: str) -> bool:
+        """Return whether the pool that served there is another one, or has ended."""
+        pool = self._pool
+        return pool is None or pool.address != address or not pool.runs
 
     def close(self) -> None:
         """End the pool."""

@@ -93,6 +93,8 @@ def _watch(work: Work, count: int, driver_timeout_s: float) -> None:
         while crews:
             crews[0].join(_LOOK_EVERY_S)
             work.progress.beat()
+            for crew in crews:
+                crew.notice_pool()
             stuck = [crew for crew in crews if crew.give_up_driver(driver_timeout_s)]
             ended = [crew for crew in crews if not crew.runs and crew not in stuck]
             errors += [crew.error for crew in ended if crew.error is not None]
