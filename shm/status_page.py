@@ -1,19 +1,17 @@
 """A small page on which an env process says what it is doing, for its supervisor and `zmqcarla top` to read.
 
 The heartbeat cannot live in the env process: the carla client holds the GIL for whole calls. The page can be read
-without its help. A torn read shows at worst a phase with the time of its neighbour; readers treat it as a hint and
-look again.
+without its help. A torn read shows at worst the phase before with the time of the one that begins: time is written
+first, and who wants both reads the phase first.
 """
 
 from __future__ import annotations
 
 import enum
-import functools
 import mmap
 import os
 import struct
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -41,8 +39,10 @@ _PAGE: Final = np.dtype(
 _STEPS: Final = struct.Struct("=Q")
 _STATE: Final = struct.Struct("=QqQI")
 """since_ns, row, seq, phase; follows the steps."""
-_PROGRESS: Final = struct.Struct("=QQqQI")
-"""steps and state: written at once, for an env process does it twice a step."""
+_STATE_PLACE: Final = slice(_STEPS.size, _STEPS.size + _STATE.size)
+PROGRESS: Final = struct.Struct("=QQqQI")
+"""steps, since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
+PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
 
 
 class Phase(enum.IntEnum):
@@ -71,17 +71,14 @@ class StatusPage:
             {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
             before the next reset, it is to be replaced)}.
         steps: done so far, as the process that does them counts.
-        put_progress: writes steps, since_ns, row, seq and phase, for one who does nothing else all day.
+        memory: of the page; what PROGRESS packs goes to PROGRESS_PLACE, for one who does nothing else all day.
     """
 
     def __init__(self, fd: int, owned_fd: int) -> None:
         self.fd = owned_fd
-        self._memory = mmap.mmap(fd, _PAGE.itemsize)
-        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self._memory)
+        self.memory = mmap.mmap(fd, _PAGE.itemsize)
+        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self.memory)
         self.steps = int(self.fields["steps"])
-        self.put_progress: Callable[[int, int, int, int, int], None] = functools.partial(
-            _PROGRESS.pack_into, self._memory, 0
-        )
 
     @classmethod
     def create(cls) -> StatusPage:
@@ -100,12 +97,14 @@ class StatusPage:
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
-        _STATE.pack_into(self._memory, _STEPS.size, time.monotonic_ns(), row, seq, phase)
+        # Not pack_into: it clears the bytes before it writes them, and a reader would find a process that has been
+        # "starting" since the machine was booted.
+        self.memory[_STATE_PLACE] = _STATE.pack(time.monotonic_ns(), row, seq, phase)
 
     def count_step(self) -> None:
         """One step more."""
         self.steps += 1
-        _STEPS.pack_into(self._memory, 0, self.steps)
+        self.memory[: _STEPS.size] = _STEPS.pack(self.steps)
 
     def name_episode(self, name: str) -> None:
         """Say which episode begins; empty for one that cannot be asked for again."""
@@ -145,8 +144,7 @@ class StatusPage:
     def close(self) -> None:
         """Let go."""
         self.fields = np.zeros((), _PAGE)
-        del self.put_progress
-        self._memory.close()
+        self.memory.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

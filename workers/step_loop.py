@@ -19,7 +19,7 @@ from zmqcarla.shm.arena import ArenaRow
 from zmqcarla.shm.bell import NOT_RUNG
 from zmqcarla.shm.board import Op, Result
 from zmqcarla.shm.board_row import BoardRow
-from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.shm.status_page import PROGRESS, PROGRESS_PLACE, Phase, StatusPage
 
 _STEP: Final = int(Op.STEP)
 _PLAIN: Final = int(Result.PLAIN)
@@ -58,24 +58,26 @@ class StepLoop:
         pack_info: Callable[[Any], bytes],
         pack_error: Callable[[Exception], bytes],
     ) -> tuple[int, bool]:
-        """Do steps until the bell rings for something else, or not at all for `idle_s`.
+        """Do steps until the bell rings for something else, or `idle_s` are over.
 
         Args:
             board: with the commands and for the answers.
             row: ours.
             seq: of the last command that was done.
-            idle_s: how long to wait.
+            idle_s: how long; a step that has begun is done.
             pack_info: for infos that are no numbers.
             pack_error: for what the env raises, which is an answer too.
 
         Returns:
-            The number of the last command that was done, and whether the bell rang.
+            The number of the last command that was done, and whether the bell rang for something else.
         """
         page, bind_out, start_over = self.page, self.bind_out, self.start_over
         step, write = _bare_step(self.env), self.arena_row.write
         take_ring, command, read_action = board.take_ring, board.command, board.action
-        put_answer, rings, put_progress = board.put_answer, board.rings, page.put_progress
-        now_ns, steps = time.monotonic_ns, page.steps
+        put_answer, rings = board.put_answer, board.rings
+        page_memory, place, packed, steps = page.memory, PROGRESS_PLACE, PROGRESS.pack, page.steps
+        now_ns = time.monotonic_ns
+        until_ns = now_ns() + int(idle_s * 1e9)
         while True:
             try:
                 take_ring(idle_s)
@@ -85,7 +87,7 @@ class StepLoop:
             if op != _STEP or asked <= seq:
                 return seq, True
             began_ns = now_ns()
-            put_progress(steps, began_ns, row, asked, _STEPPING)
+            page_memory[place] = packed(steps, began_ns, row, asked, _STEPPING)
             try:
                 if bind_out is not None:
                     bind_out(slot)
@@ -98,7 +100,7 @@ class StepLoop:
                     board.put_note(note)
                 page.steps = steps = steps + 1
                 ended_ns = now_ns()
-                put_progress(steps, ended_ns, row, asked, _IDLE)
+                page_memory[place] = packed(steps, ended_ns, row, asked, _IDLE)
                 busy_s = (ended_ns - began_ns) * 1e-9
                 result = _NOTE if note else _PLAIN
                 put_answer(ended_ns, reward, busy_s, len(note), result, terminated, truncated, schema, asked)
@@ -109,6 +111,8 @@ class StepLoop:
             else:
                 rings[bell]()
             seq = asked
+            if began_ns > until_ns:
+                return seq, False
 
 
 def _bare_step(env: gymnasium.Env[Any, Any]) -> Callable[[Any], tuple[Any, Any, Any, Any, dict[str, Any]]]:
