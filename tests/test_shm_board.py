@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from zmqcarla.client_board import ClientBoard
 from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, declare_lost, done_bell, go_bell
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.segment import SegmentGoneError, sweep
@@ -120,3 +122,41 @@ def test_what_a_killed_owner_leaves_is_swept_with_its_bells() -> None:
     assert name.startswith("/zmqcarla-")
     sweep()
     assert not [path for path in Path("/dev/shm").iterdir() if name[1:] in path.name]
+
+
+def test_nobody_waits_for_a_row_that_is_done() -> None:
+    """Its ring may have gone with those of the step before."""
+    board = ClientBoard(ACTIONS, 2, bytes)
+    rows = [BoardRow(board.name, ACTIONS, 2, row) for row in range(2)]
+    actions = {"steer": np.zeros((2, 2), np.float32), "gear": np.zeros(2, np.int64)}
+    for seq in (1, 2, 3):
+        rows[1].put_answer(0, 0.0, 0.0, 0, Result.PLAIN, False, False, 0, seq)
+        rows[1].rings[0]()
+        board.step_all(actions, 0, seq)  # takes the ring
+        assert not board._done[1].wait(0)
+        with patch.object(board, "_take_each", []):
+            assert not board.wait_all(seq, 60)
+        rows[0].put_answer(0, 0.5, 0.0, 0, Result.PLAIN, False, False, 0, seq)
+        assert board.wait_all(seq, 60)
+        batch = board.read_all(seq)
+        assert batch is not None
+        assert batch.quiet
+        assert batch.rewards.tolist() == [0.5, 0.0]
+    for row in rows:
+        row.close()
+    board.close()
+
+
+def test_rings_do_not_pile_up() -> None:
+    board = ClientBoard(ACTIONS, 1, bytes)
+    row = BoardRow(board.name, ACTIONS, 1, 0)
+    actions = {"steer": np.zeros((1, 2), np.float32), "gear": np.zeros(1, np.int64)}
+    for seq in range(1, 6):
+        board.step_all(actions, 0, seq)
+        row.put_answer(0, 0.0, 0.0, 0, Result.PLAIN, False, False, 0, seq)
+        row.rings[0]()
+        assert board.wait_all(seq, 60)
+    assert board._done[0].wait(0)
+    assert not board._done[0].wait(0)
+    row.close()
+    board.close()
