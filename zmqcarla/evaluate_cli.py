@@ -68,8 +68,10 @@ def evaluate(
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
     from zmqcarla.evaluate.agent import AgentDriver, load_agent
+    from zmqcarla.evaluate.benchmark import merged
     from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
-    from zmqcarla.evaluate.results import ResultFolder
+    from zmqcarla.evaluate.report import write_report
+    from zmqcarla.evaluate.results import ResultFolder, write_json
     from zmqcarla.evaluate.run import Evaluation, results_table
     from zmqcarla.evaluate.run import evaluate as drive
     from zmqcarla.evaluate.settings import env_settings, town_settings
@@ -113,8 +115,11 @@ def evaluate(
     finally:
         if private is not None:
             private.close()
+    figures = merged(results["_checkpoint"]["records"], len(chosen))
+    write_json(out / "figures.json", figures)
+    write_report(folder, results, figures, what)
     OUT.print(results_table(results))
-    OUT.print(f"simulator: {what}; results in {out}/results.json, pictures in {out}/routes", soft_wrap=True)
+    OUT.print(f"simulator: {what}; results in {out}/results.json, report in {out}/report.html", soft_wrap=True)
     raise typer.Exit(0 if results["entry_status"] in {"Finished", "Partial"} else 1)
 
 
