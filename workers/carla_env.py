@@ -179,7 +179,8 @@ class CarlaEnv(SnapshotMethods):
         progress.steps += 1
         score = episode.score
         collided = moment.events.collision and self.config.terminate_on_collision
-        ending = ending_of(collided=collided, arrived=moment.route.arrived, fresh=score.fresh)
+        arrived, failed = moment.route.arrived, episode.failed
+        ending = ending_of(collided=collided, arrived=arrived, fresh=score.fresh, failed=failed)
         steering_change, progress.steer = abs(float(control[0]) - progress.steer), float(control[0])
         completed_percent = moment.route.completion_percent - before_percent
         terms = self._reward(

@@ -117,6 +117,8 @@ def _entry_status(records: Sequence[Record], total: int) -> str:
         return "Crashed"
     if "couldn't be set up" in failures:
         return "Invalid"
+    if "sensors were invalid" in failures:
+        return "Rejected"
     return "Partial" if is_partial(records) else "Finished"
 
 
