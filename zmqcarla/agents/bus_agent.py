@@ -13,8 +13,8 @@ from typing import Any
 
 import carla
 import zmq
-from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track
-from policy_frames import VERSION, pack_message, pack_step, unpack_head
+from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track  # pyright: ignore[reportMissingImports]
+from policy_frames import VERSION, pack_message, pack_step, unpack_head  # pyright: ignore[reportMissingImports]
 
 _ANSWER_TIMEOUT_S = 600
 """A training process may be busy with an update; the evaluator's own --timeout is shorter as a rule."""
@@ -67,7 +67,7 @@ class BusAgent(AutonomousAgent):  # type: ignore[misc]
     def _ask(self, frames: list[Any]) -> dict[str, Any]:
         self._socket.send_multipart(frames, copy=False)
         try:
-            answer = unpack_head(self._socket.recv_multipart())
+            answer: dict[str, Any] = unpack_head(self._socket.recv_multipart())
         except zmq.Again:
             raise RuntimeError(
                 f"expected an answer of the policy server within {_ANSWER_TIMEOUT_S} s, found none; does it live?"
