@@ -1,8 +1,9 @@
 """A small page on which an env process says what it is doing, for its supervisor and `zmqcarla top` to read.
 
 The heartbeat cannot live in the env process: the carla client holds the GIL for whole calls. The page can be read
-without its help. A torn read shows at worst the phase before with the time of the one that begins: time is written
-first, and who wants both reads the phase first.
+without its help, also while it is written: what stands there is believed when two copies are the same and the phase,
+which is written last, is one. (`Struct.pack_into` clears the bytes first, and a writer may be put to sleep in between:
+a process that is read as "starting", since the machine was booted, would be killed for it.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import mmap
 import os
 import struct
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,20 +44,42 @@ _STATE_PLACE: Final = slice(_STEPS.size, _STEPS.size + _STATE.size)
 PROGRESS: Final = struct.Struct("=QQqQI")
 """steps, since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
+_LOOKS: Final = 4
+"""How often is looked for something whole; one who sleeps while he writes is met again at the next look."""
 
 
 class Phase(enum.IntEnum):
     """What an env process is doing."""
 
-    STARTING = 0
-    IDLE = 1
-    OPENING = 2
-    RESETTING = 3
-    STEPPING = 4
-    CALLING = 5
-    CLOSING = 6
-    RECYCLING = 7
+    UNTOLD = 0
+    """Nothing has been written yet, or it is being written."""
+    STARTING = 1
+    IDLE = 2
+    OPENING = 3
+    RESETTING = 4
+    STEPPING = 5
+    CALLING = 6
+    CLOSING = 7
+    RECYCLING = 8
     """It waits, between two episodes, for a fresh server."""
+
+
+class Look(NamedTuple):
+    """What an env process does.
+
+    Attributes:
+        phase: since `age_s` seconds.
+        age_s: see there.
+        row: of its lease; -1 for none.
+        seq: of the command.
+        steps: done by all processes that had the page.
+    """
+
+    phase: Phase
+    age_s: float
+    row: int
+    seq: int
+    steps: int
 
 
 class StatusPage:
@@ -79,6 +102,7 @@ class StatusPage:
         self.memory = mmap.mmap(fd, _PAGE.itemsize)
         self.fields: NDArray[Any] = np.ndarray((), _PAGE, self.memory)
         self.steps = int(self.fields["steps"])
+        self._seen = Look(Phase.UNTOLD, 0.0, -1, 0, 0)
 
     @classmethod
     def create(cls) -> StatusPage:
@@ -97,8 +121,6 @@ class StatusPage:
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
-        # Not pack_into: it clears the bytes before it writes them, and a reader would find a process that has been
-        # "starting" since the machine was booted.
         self.memory[_STATE_PLACE] = _STATE.pack(time.monotonic_ns(), row, seq, phase)
 
     def count_step(self) -> None:
@@ -132,14 +154,16 @@ class StatusPage:
         address: bytes = self.fields["server"].item()
         return address.decode()
 
-    @property
-    def phase(self) -> Phase:
-        """The current phase."""
-        return Phase(int(self.fields["phase"]))
-
-    def phase_age_s(self) -> float:
-        """Seconds since the phase began."""
-        return (time.monotonic_ns() - int(self.fields["since_ns"])) / 1e9
+    def look(self) -> Look:
+        """What was written last, as far as it is whole."""
+        for _ in range(_LOOKS):
+            copy = self.memory[PROGRESS_PLACE]
+            steps, since_ns, row, seq, phase = PROGRESS.unpack(copy)
+            if phase and copy == self.memory[PROGRESS_PLACE]:
+                age_s = (time.monotonic_ns() - since_ns) / 1e9
+                self._seen = Look(Phase(phase), age_s, row, seq, steps)
+                break
+        return self._seen
 
     def close(self) -> None:
         """Let go."""

@@ -159,10 +159,8 @@ class EnvProcess:
         """Never blocks: with no broker for long, announcements are dropped; a lost reply is asked for again."""
         if not frames:
             return
-        try:
+        with contextlib.suppress(zmq.Again):
             protocol.send_frames(self._socket, frames, protocol.NO_WAIT)
-        except zmq.Again:
-            pass
 
     def _serve(self, frames: list[bytes]) -> None:
         try:
