@@ -12,10 +12,14 @@ from typing import Any, Final, cast
 import zmq
 from zmq.backend import Socket as _Compiled
 
+from zmqcarla.broker.step_frames import MARK
+
 NO_WAIT: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.SNDMORE)
 _RCVMORE: Final = int(zmq.RCVMORE)
-_send: Final = cast(Callable[[Any, bytes, int], None], _Compiled.send)
+_STEP: Final = bytes([MARK])
+send_frame: Final = cast(Callable[[Any, bytes, int], None], _Compiled.send)
+"""Send a message of one frame on a socket, with flags."""
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes], flags: int = 0) -> None:
@@ -25,8 +29,8 @@ def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes], flags: int =
         zmq.ZMQError: of its first frame; nothing has been sent then.
     """
     for frame in frames[:-1]:
-        _send(socket, frame, flags | _MORE)
-    _send(socket, frames[-1], flags)
+        send_frame(socket, frame, flags | _MORE)
+    send_frame(socket, frames[-1], flags)
 
 
 def receive_frames(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:
@@ -35,8 +39,23 @@ def receive_frames(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:
     Raises:
         zmq.Again: none came in time.
     """
-    receive, option = socket.recv, socket.getsockopt
-    frames = [receive(flags)]
-    while option(_RCVMORE):
-        frames.append(receive(flags))
+    receive = socket.recv
+    frame = receive(flags, False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = receive(flags, False)
+        frames.append(frame.bytes)
+    return frames
+
+
+def receive_from_broker(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:
+    """The next message at a DEALER socket; a frame about steps is one of its own, and nobody asks what follows it.
+
+    Raises:
+        zmq.Again: none came in time.
+    """
+    frames = [socket.recv(flags)]
+    if frames[0][:1] != _STEP:
+        while socket.getsockopt(_RCVMORE):
+            frames.append(socket.recv(flags))
     return frames

@@ -89,7 +89,7 @@ class EnvProcess:
         """Do what comes until nothing came for HEARTBEAT_S, or commands come over a board from now on."""
         with contextlib.suppress(zmq.Again):
             while self._served.board is None:
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _serve_board(self, board: BoardRow) -> None:
         """Do what stands on the board until no bell rang for HEARTBEAT_S or it is gone; then look at the socket."""
@@ -103,7 +103,7 @@ class EnvProcess:
                 return
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
-                self._serve(protocol.receive_frames(self._socket, protocol.NO_WAIT))
+                self._serve(protocol.receive_from_broker(self._socket, protocol.NO_WAIT))
 
     def _look(self, board: BoardRow) -> None:
         """A command comes over the socket; give up when another one stands on the board instead."""
@@ -113,7 +113,7 @@ class EnvProcess:
             if board.command()[1] != Op.LOOK:
                 return
             if self._socket.poll(_LOOK_MS):
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _step_on_board(self, board: BoardRow, seq: int, op: int, slot: int) -> None:
         self._served.answer_on_board(board, op, slot, self._row, seq, pack_note, self._error_note)
@@ -145,18 +145,14 @@ class EnvProcess:
 
     def _send(self, frames: list[bytes]) -> None:
         """Never blocks: with no broker for long, announcements are dropped; a lost reply is asked for again."""
-        if not frames:
-            return
-        try:
-            protocol.send_frames(self._socket, frames, protocol.NO_WAIT)
-        except zmq.Again:
-            pass
+        with contextlib.suppress(zmq.Again):
+            if frames:
+                protocol.send_frames(self._socket, frames, protocol.NO_WAIT)
 
     def _serve(self, frames: list[bytes]) -> None:
         try:
-            if len(frames) == 1 and frames[0][:2] == _STEP:
-                lease_id, row, seq, payload = step_frames.read_row_frame(frames[0])
-                self._command(lease_id, row, seq, "step", payload)
+            if frames[0][:2] == _STEP:
+                self._command(*step_frames.read_row_frame(frames[0]))
                 return
             message, payloads = protocol.from_frames(frames)
         except ProtocolError as error:
@@ -164,7 +160,7 @@ class EnvProcess:
             return
         match message:
             case protocol.RowCommand(lease_id, row, seq, op) if len(payloads) == 1 and row >= 0:
-                self._command(lease_id, row, seq, op, payloads[0])
+                self._command(lease_id, row, seq, payloads[0], op)
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:
                     self._end_lease()
@@ -177,7 +173,7 @@ class EnvProcess:
             case _:
                 _log(f"ignored a {message.kind!r} with {len(frames)} frames")
 
-    def _command(self, lease_id: bytes, row: int, seq: int, op: str, payload: bytes) -> None:
+    def _command(self, lease_id: bytes, row: int, seq: int, payload: bytes, op: str = "step") -> None:
         if seq <= 0:
             return
         if lease_id != self._lease_id or row != self._row:
@@ -196,7 +192,13 @@ class EnvProcess:
             [protocol.encode(protocol.RowReply(lease_id, row, seq, outcome)), answer] if frame is None else [frame]
         )
         self._page.enter(Phase.IDLE, row, seq)
-        self._send(self._reply)
+        if frame is None:
+            self._send(self._reply)
+            return
+        try:
+            protocol.send_frame(self._socket, frame, protocol.NO_WAIT)
+        except zmq.Again:
+            _log("the broker does not read: it will ask again")
 
     def _perform(self, row: int, seq: int, op: str, payload: bytes) -> tuple[str, bytes]:
         """The outcome of one command and the payload of its reply."""

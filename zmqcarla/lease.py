@@ -245,7 +245,7 @@ class Lease:
             self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
             self._timeout_ms = timeout_ms
         try:
-            return p.receive_frames(self._socket)
+            return p.receive_from_broker(self._socket)
         except zmq.Again:
             return []
 
