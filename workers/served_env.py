@@ -37,6 +37,8 @@ _WORKER_OWNS: Final = (
     "scenario_runner_root",
     "bench2drive_root",
     "agents_root",
+    "agent_file",
+    "agent_config",
     "snapshot_folder",
 )
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})

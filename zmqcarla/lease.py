@@ -116,6 +116,10 @@ class RowLease(Protocol):
         """What becomes of a row whose worker will not come back, as its supervisor said."""
         ...
 
+    def pool_died(self) -> None:
+        """Called, from any thread, by who knows that the pool has died: waits end now and not after the ttl."""
+        ...
+
     def release(self) -> None:
         """Give the rows back; safe to call twice."""
         ...
@@ -385,6 +389,10 @@ class Lease:
             )
         if self._finalizer is None or not self._finalizer.alive:
             raise LeaseLostError("expected a live lease, found one that was released")
+
+    def pool_died(self) -> None:
+        """Called, from any thread, by who knows that the pool has died: waits end now and not after the ttl."""
+        self._news.lost_text = f"expected a live pool at {self.address}, found that it has died; start it again"
 
     def release(self) -> None:
         """Give the rows back; safe to call twice, and without effect in a forked child."""
