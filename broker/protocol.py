@@ -99,7 +99,7 @@ from zmqcarla.broker.messages import (
     Welcome,
     WorkerLost,
 )
-from zmqcarla.broker.socket_frames import NO_WAIT, receive_frames, receive_from_broker, send_frame, send_frames
+from zmqcarla.broker.socket_frames import NO_WAIT, receive_frames, receive_from_broker, send_frames
 
 __all__ = [
     "AUTORESET_SAME_STEP",
@@ -167,7 +167,6 @@ __all__ = [
     "receive_frames",
     "receive_from_broker",
     "runtime_directory",
-    "send_frame",
     "send_frames",
     "step_frames",
     "to_frames",

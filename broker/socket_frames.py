@@ -18,8 +18,7 @@ NO_WAIT: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.SNDMORE)
 _RCVMORE: Final = int(zmq.RCVMORE)
 _STEP: Final = bytes([MARK])
-send_frame: Final = cast(Callable[[Any, bytes, int], None], _Compiled.send)
-"""Send a message of one frame on a socket, with flags."""
+_send: Final = cast(Callable[[Any, bytes, int], None], _Compiled.send)
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes], flags: int = 0) -> None:
@@ -29,8 +28,8 @@ def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes], flags: int =
         zmq.ZMQError: of its first frame; nothing has been sent then.
     """
     for frame in frames[:-1]:
-        send_frame(socket, frame, flags | _MORE)
-    send_frame(socket, frames[-1], flags)
+        _send(socket, frame, flags | _MORE)
+    _send(socket, frames[-1], flags)
 
 
 def receive_frames(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:

@@ -198,13 +198,7 @@ class EnvProcess:
             [protocol.encode(protocol.RowReply(lease_id, row, seq, outcome)), answer] if frame is None else [frame]
         )
         self._page.enter(Phase.IDLE, row, seq)
-        if frame is None:
-            self._send(self._reply)
-            return
-        try:
-            protocol.send_frame(self._socket, frame, protocol.NO_WAIT)
-        except zmq.Again:
-            _log("the broker does not read: it will ask again")
+        self._send(self._reply)
 
     def _perform(self, row: int, seq: int, op: str, payload: bytes) -> tuple[str, bytes]:
         """The outcome of one command and the payload of its reply."""
