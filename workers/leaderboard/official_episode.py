@@ -39,6 +39,9 @@ from zmqcarla.workers.traffic import Traffic, TrafficCounts
 
 _SENSOR_TICKS: Final = 10
 """How often the Leaderboard ticks between starting the agent's sensors and the first step."""
+_BENCH2DRIVE_TICKS: Final = 4000
+"""After so many, Bench2Drive's evaluator ends a route with the word below; `max_steps` does so here."""
+_BENCH2DRIVE_WORD: Final = "TickRuntime"
 _BUILD_TICKS: Final = 20
 """Every how many ticks the scenarios near the ego are built: a second, as in the Leaderboard."""
 
@@ -113,7 +116,9 @@ class OfficialEpisode(Episode):
             names = _names(spec)
             self.score: OfficialScore = OfficialScore(checkout, self._scenario, names)
             if agent is not None:
-                self.agent = HostedAgent(agent, session, self._scenario, self._save_name(names))
+                # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
+                save_name = names["save_name"] if self._is_bench2drive else None
+                self.agent = HostedAgent(agent, session, self._scenario, save_name)
             checkout.game_time.restart()
             with session.answers("spawn_actor"):
                 self.sensors = sensor_rig(session, config, self.vehicle)
@@ -174,6 +179,8 @@ class OfficialEpisode(Episode):
                 break
             frame = self._tick()
         self.control[:] = action
+        if self._is_bench2drive and self._judged_ticks >= _BENCH2DRIVE_TICKS and not self.failed:
+            self.score.fail(_BENCH2DRIVE_WORD)
         self.score.ask(self._now(frame))
         return self._moment(frame)
 
@@ -195,10 +202,11 @@ class OfficialEpisode(Episode):
         ]
         return {"gps": gps, "world": world, "options": [int(option) for _, option in self._scenario.route]}
 
-    def _save_name(self, names: dict[str, str]) -> str | None:
-        """What Bench2Drive's evaluator appends to the agent's configuration; the Leaderboard's appends nothing."""
-        known = inspect.signature(self._checkout.statistics_manager.create_route_data).parameters
-        return names["save_name"] if "save_name" in known else None
+    @property
+    def _is_bench2drive(self) -> bool:
+        """Whether the checkout notes what only Bench2Drive's copy does."""
+        create = self._checkout.statistics_manager.create_route_data
+        return "save_name" in inspect.signature(create).parameters
 
     def end(self) -> None:
         """Stop the sensors and let the checkout's code remove its actors; a second call does nothing."""
