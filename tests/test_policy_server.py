@@ -1,177 +1,164 @@
-"""A policy of this process that drives an agent of the Leaderboard in another one, without CARLA or the Leaderboard."""
+"""The policy server: what it answers to an evaluator's agent, and to what it should not get."""
 
 from __future__ import annotations
 
-import json
-import os
-import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 import zmq
 
-from zmqcarla.agents import PolicyServer, policy_wire
-from zmqcarla.agents.policy_wire import PolicyClient, Questions, WireError, pack, unpack
+from zmqcarla.agents import PolicyServer, Route
+from zmqcarla.agents.policy_frames import VERSION, pack_message, pack_step, unpack_head
+from zmqcarla.broker.errors import AddressError
 
-PLAN = {"gps": [[42.0, 2.0, 0.0]] * 2, "world": [[0.0] * 6, [9.0, 0.0, 0.0, 0.0, 90.0, 0.0]], "options": [4, 4]}
-SENSORS = [
-    {"type": "sensor.camera.rgb", "id": "EYE", "x": 0.7, "width": 40, "height": 20, "fov": 100},
-    {"type": "sensor.lidar.ray_cast", "id": "LIDAR", "z": 2.5},
-    {"type": "sensor.speedometer", "id": "SPEED", "reading_frequency": 20},
-]
+SENSORS = [{"type": "sensor.camera.rgb", "id": "front", "x": 0.7, "width": 32, "height": 16, "fov": 90}]
+WORLD = [[1.0, 2.0, 0.0, 0.0, 0.0, 90.0, 4.0], [1.0, 9.0, 0.0, 0.0, 0.0, 90.0, 4.0]]
+GPS = [[0.0, 1e-5, 0.0, 4.0], [0.0, 2e-5, 0.0, 4.0]]
+TIMEOUT_MS = 20_000
 
 
-class Policy:
-    """Steers by what it sees."""
+class Steering:
+    """Steers by the first pixel, and remembers what it saw."""
 
-    def __init__(self) -> None:
-        self.plans: list[Any] = []
-        self.seen: list[dict[str, Any]] = []
-        self.ends = 0
-        self.answer: Any = None
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.seen: list[tuple[float, dict[str, Any]]] = []
 
-    def reset(self, plan: dict[str, Any]) -> None:
-        self.plans.append(plan)
-
-    def __call__(self, input_data: dict[str, Any], time_s: float) -> Any:
-        self.seen.append({**input_data, "time": time_s})
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return [input_data["EYE"][1][0, 0, 0] / 200.0, -0.25, 0.0] if self.answer is None else self.answer
-
-    def end(self) -> None:
-        self.ends += 1
+    def __call__(self, input_data: dict[str, tuple[int, Any]], timestamp_s: float) -> list[float]:
+        self.seen.append((timestamp_s, input_data))
+        if "speed" in input_data and input_data["speed"][1]["speed"] > 100.0:
+            raise ArithmeticError("too fast")
+        return [float(input_data["front"][1][0, 0, 0]) / 255, -0.5, 3.0]
 
 
 @pytest.fixture
-def policy() -> Policy:
-    return Policy()
+def policies() -> list[Steering]:
+    return []
 
 
 @pytest.fixture
-def config(policy: Policy, tmp_path: Path) -> Iterator[Path]:
-    """The file of a server that answers."""
-    with PolicyServer(policy, SENSORS, track="MAP") as server:
-        server.write_config(tmp_path / "policy.json")
-        yield tmp_path / "policy.json"
+def server(policies: list[Steering]) -> Iterator[PolicyServer]:
+    def new_policy(route: Route) -> Steering:
+        policies.append(Steering(route))
+        return policies[-1]
+
+    with PolicyServer(new_policy, SENSORS) as server:
+        yield server
 
 
-def frame(number: int) -> dict[str, tuple[int, Any]]:
-    """What an agent's run_step gets."""
-    return {
-        "EYE": (number, np.full((20, 40, 4), 100, np.uint8)),
-        "LIDAR": (number, np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::-1]),
-        "SPEED": (number, {"speed": np.float64(3.5)}),
-        "MAP": (1, {"opendrive": "<OpenDRIVE/>"}),
-    }
-
-
-def test_a_route_is_driven_by_the_policy(policy: Policy, config: Path) -> None:
-    for route in range(2):
-        questions = Questions(PolicyClient(config, timeout_s=20.0))
-        assert questions.set_up(PLAN) == (SENSORS, "MAP")
-        assert questions.step(frame(7), 0.05) == (0.5, -0.25, 0.0)
-        questions.end()
-        assert (len(policy.plans), policy.ends) == (route + 1, route + 1)
-    seen = policy.seen[0]
-    assert policy.plans[0] == PLAN
-    assert (seen["EYE"][0], seen["MAP"], seen["time"]) == (7, (1, {"opendrive": "<OpenDRIVE/>"}), 0.05)
-    assert seen["SPEED"] == (7, {"speed": 3.5})
-    np.testing.assert_array_equal(seen["LIDAR"][1], frame(7)["LIDAR"][1])
-    seen["EYE"][1][:] = 0  # its own copy
-
-
-@pytest.mark.parametrize("answer", [ValueError("a NaN in the weights"), [0.0, 1.0], [0.0, np.nan, 0.0]])
-def test_what_the_policy_raises_is_raised_in_the_agent(policy: Policy, config: Path, answer: Any) -> None:
-    questions = Questions(PolicyClient(config, timeout_s=20.0))
-    questions.set_up(PLAN)
-    policy.answer = answer
-    with pytest.raises(RuntimeError, match=r"a NaN in the weights|expected \[steer, throttle, brake\]"):
-        questions.step(frame(7), 0.05)
-    policy.answer = None
-    assert questions.step(frame(8), 0.10) == (0.5, -0.25, 0.0)
-    questions.end()
-
-
-def test_who_does_not_know_the_token_is_refused(policy: Policy, config: Path) -> None:
-    assert stat.S_IMODE(config.stat().st_mode) == 0o600
-    place = json.loads(config.read_text())
-    config.write_text(json.dumps({**place, "token": "00" * 32}))
-    client = PolicyClient(config, timeout_s=20.0)
-    with pytest.raises(RuntimeError, match="expected the token of this server"):
-        client.ask({"ask": "end"})
-    client.close()
-    assert policy.ends == 0
-
-
-def test_a_server_outlives_what_is_no_message(policy: Policy, config: Path) -> None:
-    place = json.loads(config.read_text())
-    socket: zmq.Socket[bytes]
-    with zmq.Context.instance().socket(zmq.REQ) as socket:
+@pytest.fixture
+def socket(server: PolicyServer) -> Iterator[zmq.Socket[bytes]]:
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(place["address"])
-        for frames in ([], [b""], [b"\x93"], pack({"ask": "fly"}, {}), pack({"no": 1}, {}), [*pack({}, {}), b"more"]):
-            socket.send_multipart([bytes.fromhex(place["token"]), *frames])
-            assert socket.poll(20_000)
-            assert "error" in unpack(socket.recv_multipart())[0]
-    questions = Questions(PolicyClient(config, timeout_s=20.0))
-    assert questions.set_up(PLAN)[1] == "MAP"
-    questions.end()
+        socket.setsockopt(zmq.RCVTIMEO, TIMEOUT_MS)
+        socket.connect(server.address)
+        yield socket
+
+
+def ask(socket: zmq.Socket[bytes], frames: list[Any]) -> dict[str, Any]:
+    socket.send_multipart(frames)
+    return unpack_head(socket.recv_multipart())
+
+
+def begin(socket: zmq.Socket[bytes]) -> dict[str, Any]:
+    return ask(socket, pack_message({"kind": "route", "version": VERSION, "gps": GPS, "world": WORLD}))
+
+
+def camera(value: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.full((16, 32, 4), value, np.uint8)
+
+
+def test_a_route_is_driven_by_a_policy_of_its_own(policies: list[Steering], socket: zmq.Socket[bytes]) -> None:
+    assert begin(socket) == {"track": "SENSORS", "sensors": SENSORS}
+    np.testing.assert_array_equal(policies[0].route.world, WORLD)
+    points = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::-1]
+    sent = {"front": (7, camera(255)), "lidar": (7, points), "speed": (7, {"speed": np.float64(3.5)})}
+    assert ask(socket, pack_step(0.35, sent)) == {"control": [1.0, -0.5, 1.0]}
+    ((timestamp_s, got),) = policies[0].seen
+    assert timestamp_s == 0.35
+    assert got["speed"] == (7, {"speed": 3.5})
+    np.testing.assert_array_equal(got["front"][1], camera(255))
+    np.testing.assert_array_equal(got["lidar"][1], points)
+    assert ask(socket, pack_message({"kind": "end"})) == {}
+    assert "expected a route before its steps" in ask(socket, pack_step(0.4, sent))["error"]
+    begin(socket)
+    assert len(policies) == 2
+
+
+def test_a_scan_without_points_arrives(policies: list[Steering], socket: zmq.Socket[bytes]) -> None:
+    begin(socket)
+    ask(socket, pack_step(0.0, {"front": (1, camera(0)), "lidar": (1, np.empty((0, 4), np.float32))}))
+    assert policies[0].seen[0][1]["lidar"][1].shape == (0, 4)
+
+
+def test_a_policy_that_raises_fails_its_route_alone(socket: zmq.Socket[bytes]) -> None:
+    begin(socket)
+    answer = ask(socket, pack_step(0.0, {"speed": (1, {"speed": 101.0})}))
+    assert "ArithmeticError('too fast')" in answer["error"]
+    assert "Traceback" in answer["error"]
+    assert "control" in ask(socket, pack_step(0.05, {"front": (2, camera(0))}))
+
+
+def _step_with(part: dict[str, Any], *arrays: bytes) -> list[Any]:
+    return [msgpack.packb({"kind": "step", "timestamp_s": 0.0, "input": {"front": [1, part]}}), *arrays]
 
 
 @pytest.mark.parametrize(
-    "frames",
+    ("frames", "text"),
     [
-        [],
-        [b"\xc1"],
-        [b"\x01"],
-        pack({}, {"a": np.zeros(3)})[:1],
-        [pack({}, {"a": np.zeros(3)})[0], b"short"],
-        [pack({}, {"a": np.zeros(3, np.float32)})[0].replace(b"float32", b"object_"), b"x" * 12],
+        ([b"\xc1"], "expected a msgpack frame"),
+        ([msgpack.packb([1])], "expected a dict"),
+        ([msgpack.packb({"kind": "shutdown"})], "expected kind route, step or end"),
+        ([msgpack.packb({"kind": "route", "version": 9})], "expected version 1"),
+        (pack_message({"kind": "route", "version": VERSION, "gps": [[1.0]], "world": WORLD}), "rows of 4 numbers"),
+        (_step_with({"array": 0, "dtype": "|O", "shape": [1]}, b"x" * 8), "array of numbers"),
+        (_step_with({"array": 5, "dtype": "|u1", "shape": [1]}, b"x"), "array of numbers"),
+        (_step_with({"array": 0, "dtype": "|u1", "shape": [2, 2]}, b"x"), "malformed"),
+        ([b"\x80", *[b""] * 100], "expected 1 to 65 frames"),
     ],
 )
-def test_frames_of_another_form_are_refused(frames: list[bytes]) -> None:
-    with pytest.raises(WireError, match="expected"):
-        unpack(frames)
+def test_what_is_no_question_is_answered_in_words(socket: zmq.Socket[bytes], frames: list[Any], text: str) -> None:
+    begin(socket)
+    assert text in ask(socket, frames)["error"]
+    assert "sensors" in begin(socket)
 
 
-def test_an_array_that_cannot_travel_is_named() -> None:
-    with pytest.raises(WireError, match="expected GPS as an array"):
-        pack({}, {"GPS": np.array(["text"])})
+def test_a_control_that_is_none_is_an_error(server: PolicyServer) -> None:
+    with (
+        PolicyServer(lambda route: lambda data, time_s: [0.0, float("nan"), 0.0], SENSORS) as bad,
+        zmq.Context() as context,
+        context.socket(zmq.REQ) as socket,
+    ):
+        socket.setsockopt(zmq.RCVTIMEO, TIMEOUT_MS)
+        socket.connect(bad.address)
+        begin(socket)
+        assert "3 finite numbers" in ask(socket, pack_step(0.0, {}))["error"]
 
 
-def test_a_policy_that_is_gone_is_a_timeout_and_leaves_no_name(policy: Policy, tmp_path: Path) -> None:
-    server = PolicyServer(policy, SENSORS)
-    server.write_config(tmp_path / "policy.json")
+def test_addresses_beyond_the_host_are_refused() -> None:
+    with pytest.raises(AddressError, match="stay on one host"):
+        PolicyServer(Steering, SENSORS, address="tcp://0.0.0.0:23456")
+
+
+def test_a_taken_address_is_an_error(server: PolicyServer, tmp_path: Path) -> None:
+    with pytest.raises(AddressError, match="expected a free address"):
+        PolicyServer(Steering, SENSORS, address=f"ipc://{tmp_path}/no/such/folder.sock")
+    assert Path(server.address.removeprefix("ipc://")).exists()
+
+
+def test_the_socket_is_gone_afterwards(policies: list[Steering]) -> None:
+    server = PolicyServer(Steering, SENSORS)
+    path = Path(server.address.removeprefix("ipc://"))
+    assert path.exists()
     server.close()
-    address = json.loads((tmp_path / "policy.json").read_text())["address"]
-    assert address.startswith("ipc://@")  # abstract: no file
-    client = PolicyClient(tmp_path / "policy.json", timeout_s=0.2)
-    with pytest.raises(TimeoutError, match="look at the process of the PolicyServer"):
-        client.ask({"ask": "end"})
-    with pytest.raises(WireError, match=r"PolicyServer\.write_config wrote"):
-        PolicyClient(tmp_path / "nowhere.json")
+    server.close()
+    assert not path.exists()
 
 
-def test_the_asking_side_needs_nothing_of_ours(policy: Policy, config: Path) -> None:
-    """As in the evaluator's interpreter, which may not have zmqcarla."""
-    code = f"""
-import sys
-for name in ("zmqcarla", "carla", "gymnasium", "torch", "psutil", "posix_ipc"):
-    sys.modules[name] = None
-import runpy
-wire = runpy.run_path({policy_wire.__file__!r})
-questions = wire["Questions"](wire["PolicyClient"]({str(config)!r}, timeout_s=20.0))
-print(questions.set_up({PLAN!r})[1])
-questions.end()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False, env={**os.environ}
-    )
-    assert (done.stdout.strip(), done.returncode) == ("MAP", 0), done.stderr
-    assert policy.ends == 1
+def test_the_track_is_one_of_the_leaderboards() -> None:
+    with pytest.raises(ValueError, match="expected one of SENSORS"):
+        PolicyServer(Steering, SENSORS, track="sensors")

@@ -262,6 +262,12 @@ class CarlaEnv(SnapshotMethods):
             raise gymnasium.error.ResetNeeded("expected reset() before route_line(), found no running episode")
         return self.episode.scene.route.xy_m
 
+    def route_junctions(self) -> NDArray[np.bool_]:
+        """Return which points of `route_line()` lie in a junction: bool (k,)."""
+        if self.episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before route_junctions(), found no running episode")
+        return self.episode.scene.route.junction
+
     def lane_lines(self) -> list[NDArray[np.float64]]:
         """Return the centre line of every lane of the map, for drawing: float64 (k, 2) each, metres, world frame."""
         return self._open().graph.lines()

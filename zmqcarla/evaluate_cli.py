@@ -74,9 +74,11 @@ def evaluate(
     address: Annotated[str | None, typer.Option(help="a running pool; default: a private one")] = None,
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
+    from zmqcarla.evaluate.benchmark import merged
     from zmqcarla.evaluate.drivers import choose_driver
     from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
-    from zmqcarla.evaluate.results import ResultFolder
+    from zmqcarla.evaluate.report import write_report
+    from zmqcarla.evaluate.results import ResultFolder, write_json
     from zmqcarla.evaluate.run import Evaluation, results_table
     from zmqcarla.evaluate.run import evaluate as drive
     from zmqcarla.evaluate.settings import env_settings, town_settings
@@ -123,8 +125,11 @@ def evaluate(
     finally:
         if private is not None:
             private.close()
+    figures = merged(results["_checkpoint"]["records"], len(chosen))
+    write_json(out / "figures.json", figures)
+    write_report(folder, results, figures, what)
     OUT.print(results_table(results))
-    OUT.print(f"simulator: {what}; results in {out}/results.json, pictures in {out}/routes", soft_wrap=True)
+    OUT.print(f"simulator: {what}; results in {out}/results.json, report in {out}/report.html", soft_wrap=True)
     raise typer.Exit(0 if results["entry_status"] in {"Finished", "Partial"} else 1)
 
 

@@ -113,7 +113,7 @@ class RowLease(Protocol):
 
     def pool_died(self) -> None:
         """Called, from any thread, by who knows that the pool has died: waits end now and not after the ttl."""
-        self._news.lost_text = f"expected a live pool at {self.address}, found that it has died; start it again"
+        ...
 
     def release(self) -> None:
         """Give the rows back; safe to call twice."""

@@ -187,6 +187,9 @@ class LocalLease:
                 "vector env in the process that steps it"
             )
 
+    def pool_died(self) -> None:
+        """There is no pool: the children are this process's own."""
+
     def release(self) -> None:
         """End the children; safe to call twice, and without effect in a forked child."""
         self._finalizer()

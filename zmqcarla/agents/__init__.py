@@ -1,9 +1,9 @@
-"""Agents of the CARLA Leaderboard on this side of the bus.
+"""Agents of the CARLA Leaderboard and policies of a training process, in each other's place.
 
-`PolicyServer` lets a policy of this process drive the Leaderboard's own, unmodified evaluator: the evaluator is given
-`bus_agent.py` as its `--agent`, and the file that the server writes as its `--agent-config`.
+`PolicyServer` and the agent file `BUS_AGENT` let the unmodified Leaderboard evaluator be driven by a policy that lives
+in the training process.
 """
 
-from zmqcarla.agents.policy_server import AgentError, PolicyServer
+from zmqcarla.agents.policy_server import BUS_AGENT, Policy, PolicyServer, Route
 
-__all__ = ["AgentError", "PolicyServer"]
+__all__ = ["BUS_AGENT", "Policy", "PolicyServer", "Route"]

@@ -1,73 +1,82 @@
-"""An agent of the Leaderboard whose driver is a policy in another process: `--agent` of the unmodified evaluator.
+"""An agent for the unmodified Leaderboard evaluator that asks a policy in another process.
 
-It is loaded by path in the evaluator's interpreter, which needs pyzmq, msgpack and numpy, and need not have zmqcarla
-installed. `--agent-config` is the file that `PolicyServer.write_config` wrote.
+    python leaderboard_evaluator.py --agent .../zmqcarla/agents/bus_agent.py --agent-config ipc:///... ...
+
+`--agent-config` is the address of a `zmqcarla.agents.PolicyServer`. This file runs in the evaluator's Python, which
+needs pyzmq, msgpack and numpy, and not zmqcarla; the evaluator puts the file's folder on the path.
 """
-# pyright: reportMissingImports=false, reportUntypedBaseClass=false
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from pathlib import Path
+import contextlib
 from typing import Any
 
 import carla
-from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track
+import zmq
+from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track  # pyright: ignore[reportMissingImports]
+from policy_frames import VERSION, pack_message, pack_step, unpack_head  # pyright: ignore[reportMissingImports]
 
-
-def _load_wire() -> Any:
-    """The file beside this one, loaded alone: importing it as a part of zmqcarla would need all that zmqcarla needs."""
-    spec = importlib.util.spec_from_file_location("zmqcarla_policy_wire", Path(__file__).with_name("policy_wire.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_wire = _load_wire()
+_ANSWER_TIMEOUT_S = 600
+"""A training process may be busy with an update; the evaluator's own --timeout is shorter as a rule."""
 
 
 def get_entry_point() -> str:
-    """The name of the class, for the evaluator."""
+    """The name of the agent's class, by which the evaluator finds it."""
     return "BusAgent"
 
 
 class BusAgent(AutonomousAgent):  # type: ignore[misc]
-    """Passes what the sensors say on, and the policy's action back."""
+    """One route's agent; every question goes to the policy server, and its errors are the agent's."""
 
     def set_global_plan(self, global_plan_gps: Any, global_plan_world_coord: Any) -> None:
-        """Keep the whole plan, which the evaluator tells before the set-up."""
+        """Keep the whole plan; the policy's side decides how dense it wants it."""
         super().set_global_plan(global_plan_gps, global_plan_world_coord)
-        self._plan = {
-            "gps": [[at["lat"], at["lon"], at["z"]] for at, _ in global_plan_gps],
-            "world": [
-                [at.location.x, at.location.y, at.location.z, at.rotation.pitch, at.rotation.yaw, at.rotation.roll]
-                for at, _ in global_plan_world_coord
-            ],
-            "options": [int(option) for _, option in global_plan_world_coord],
-        }
+        self._gps = [[place["lat"], place["lon"], place["z"], int(option)] for place, option in global_plan_gps]
+        self._world = [[*_pose(place), int(option)] for place, option in global_plan_world_coord]
 
     def setup(self, path_to_conf_file: str) -> None:
-        """Find the policy and take its sensors."""
-        # Bench2Drive's evaluator appends names to the path.
-        named = path_to_conf_file.partition("+")[0] or os.environ.get(_wire.POLICY, "")
-        self._questions = _wire.Questions(_wire.PolicyClient(named))
-        self._sensors: list[dict[str, Any]]
-        self._sensors, track = self._questions.set_up(self._plan)
-        self.track = Track(track)
+        """Connect, and learn from the server which track and sensors its policy has."""
+        address = path_to_conf_file.partition("+")[0]  # Bench2Drive appends a name
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVTIMEO, _ANSWER_TIMEOUT_S * 1000)
+        self._socket.setsockopt(zmq.SNDTIMEO, _ANSWER_TIMEOUT_S * 1000)
+        self._socket.connect(address)
+        answer = self._ask(pack_message({"kind": "route", "version": VERSION, "gps": self._gps, "world": self._world}))
+        self.track = Track(answer["track"])
+        self._sensors = answer["sensors"]
 
     def sensors(self) -> list[dict[str, Any]]:
-        """The policy's."""
-        return self._sensors
+        """What the policy asked for."""
+        return [dict(sensor) for sensor in self._sensors]
 
     def run_step(self, input_data: dict[str, Any], timestamp: float) -> carla.VehicleControl:
-        """Ask the policy."""
-        steer, throttle, brake = self._questions.step(input_data, timestamp)
-        return carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
+        """Send what was measured; drive as the policy says."""
+        steer, throttle, brake = self._ask(pack_step(timestamp, input_data))["control"]
+        return carla.VehicleControl(steer=steer, throttle=abs(throttle), brake=brake, reverse=throttle < 0.0)
 
     def destroy(self) -> None:
-        """Tell the policy that the route is over."""
-        if hasattr(self, "_questions"):
-            self._questions.end()
+        """Tell the server that the route is over; the evaluator calls this however it ended."""
+        socket = getattr(self, "_socket", None)
+        if socket is not None and not socket.closed:
+            # Where a question is open, or the server is gone, there is nobody to tell.
+            with contextlib.suppress(RuntimeError, zmq.ZMQError):
+                self._ask(pack_message({"kind": "end"}))
+            socket.close()
+
+    def _ask(self, frames: list[Any]) -> dict[str, Any]:
+        self._socket.send_multipart(frames, copy=False)
+        try:
+            answer: dict[str, Any] = unpack_head(self._socket.recv_multipart())
+        except zmq.Again:
+            raise RuntimeError(
+                f"expected an answer of the policy server within {_ANSWER_TIMEOUT_S} s, found none; does it live?"
+            ) from None
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+
+def _pose(place: carla.Transform) -> list[float]:
+    where, turn = place.location, place.rotation
+    return [where.x, where.y, where.z, turn.roll, turn.pitch, turn.yaw]
