@@ -89,7 +89,7 @@ class EnvProcess:
         """Do what comes until nothing came for HEARTBEAT_S, or commands come over a board from now on."""
         with contextlib.suppress(zmq.Again):
             while self._served.board is None:
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _serve_board(self, board: BoardRow) -> None:
         """Do what stands on the board for HEARTBEAT_S, or until it is gone; then look at the socket.
@@ -110,7 +110,7 @@ class EnvProcess:
                 break
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
-                self._serve(protocol.receive_frames(self._socket, protocol.NO_WAIT))
+                self._serve(protocol.receive_from_broker(self._socket, protocol.NO_WAIT))
 
     def _step_on(self, board: BoardRow) -> bool:
         """Do steps until something else is asked; False when nothing is, or the socket has waited for long enough."""
@@ -129,7 +129,7 @@ class EnvProcess:
             if board.command()[1] != Op.LOOK:
                 return
             if self._socket.poll(_LOOK_MS):
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):
@@ -164,9 +164,8 @@ class EnvProcess:
 
     def _serve(self, frames: list[bytes]) -> None:
         try:
-            if len(frames) == 1 and frames[0][:2] == _STEP:
-                lease_id, row, seq, payload = step_frames.read_row_frame(frames[0])
-                self._command(lease_id, row, seq, "step", payload)
+            if frames[0][:2] == _STEP:
+                self._command(*step_frames.read_row_frame(frames[0]))
                 return
             message, payloads = protocol.from_frames(frames)
         except ProtocolError as error:
@@ -174,7 +173,7 @@ class EnvProcess:
             return
         match message:
             case protocol.RowCommand(lease_id, row, seq, op) if len(payloads) == 1 and row >= 0:
-                self._command(lease_id, row, seq, op, payloads[0])
+                self._command(lease_id, row, seq, payloads[0], op)
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:
                     self._end_lease()
@@ -187,7 +186,7 @@ class EnvProcess:
             case _:
                 _log(f"ignored a {message.kind!r} with {len(frames)} frames")
 
-    def _command(self, lease_id: bytes, row: int, seq: int, op: str, payload: bytes) -> None:
+    def _command(self, lease_id: bytes, row: int, seq: int, payload: bytes, op: str = "step") -> None:
         if seq <= 0:
             return
         if lease_id != self._lease_id or row != self._row:
