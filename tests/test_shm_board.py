@@ -144,8 +144,9 @@ def test_nobody_waits_for_a_row_that_is_done() -> None:
         assert batch is not None
         assert batch.quiet
         assert batch.rewards.tolist() == [0.5, 0.0]
-    for end in (*rows, theirs):
-        end.close()
+    for row in rows:
+        row.close()
+    theirs.close()
     board.close()
 
 
