@@ -21,6 +21,8 @@ from zmqcarla.workers.vitals import tree_rss_bytes
 from zmqcarla.workers.worker_config import EnvProcessConfig
 
 _MIB: Final = 1 << 20
+_WARM_UP_EPISODES: Final = 20
+"""Caches fill up meanwhile; and no life is shorter, whatever the limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,11 +63,11 @@ class EnvWear:
     """How much this process has grown.
 
     Args:
-        limit_mib: growth since the third episode at which it is worn; 0 for never.
+        limit_mib: growth since the twentieth episode at which it is worn; 0 for never.
     """
 
     def __init__(self, limit_mib: int) -> None:
-        self._wear = ServerWear(RecycleLimits(rss_growth_bytes=limit_mib * _MIB))
+        self._wear = ServerWear(RecycleLimits(rss_growth_bytes=limit_mib * _MIB), _WARM_UP_EPISODES)
         self._episodes = 0
 
     def look(self) -> str:
@@ -101,7 +103,8 @@ def take(fd: int) -> Carried:
     os.lseek(fd, 0, os.SEEK_SET)
     with open(fd, "rb") as written:
         fields = unpack(written.read())
-    return Carried(**{**fields, "opened": Opened(**fields["opened"])})
+    opened = Opened(**fields.pop("opened"))
+    return Carried(opened=opened, **fields)
 
 
 def _inherit_only(fds: Iterable[int]) -> None:

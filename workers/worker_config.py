@@ -109,9 +109,9 @@ class WorkerConfig:
     recycle_vram_growth_mib: int = 2048
     """The same of its GPU memory, where the driver tells it a process."""
 
-    renew_env_growth_mib: int = 32
-    """Growth of the env process's own memory, in MiB since its third episode, at which it begins anew before the next
-    one, on the same server; 0 for never."""
+    renew_env_growth_mib: int = 4
+    """Growth of the env process's own memory, in MiB since its twentieth episode, at which it begins anew before the
+    next one, on the same server; 0 for never."""
 
     def __post_init__(self) -> None:
         _expect("worker_id", self.worker_id, _SAFE_ID.fullmatch(self.worker_id), "1 to 128 of A-Z a-z 0-9 . _ -")
