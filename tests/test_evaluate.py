@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import route_agents
 from rich.console import Console
+from typer.testing import CliRunner
 
-from zmqcarla.evaluate.agent import load_agent
+from zmqcarla.cli import app
+from zmqcarla.evaluate.agent import AgentDriver, load_agent
 from zmqcarla.evaluate.results import ResultFolder, failed_record, record_of, results_of
 from zmqcarla.evaluate.run import Evaluation, evaluate, results_table
 from zmqcarla.evaluate.work_queue import Job, WorkQueue
@@ -135,6 +137,31 @@ def test_an_agent_that_is_not_there_is_an_error(name: str, said: str) -> None:
         load_agent(name)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--env", "zmqcarla/Leaderboard-v0", "--vehicles", "3", "--blocked-s", "9"],
+            "expected no --vehicles, --block",
+        ),
+        (["--env", "zmqcarla/Leaderboard-v0"], "leaderboard_root, bench2drive_root or the variable"),
+        (["--env", "CartPole-v1"], "expected zmqcarla/Carla-v0 or zmqcarla/Leaderboard-v0"),
+        (["--towns", "Town77"], "expected some of Town05, ZmqTown"),
+        (["--maps", "."], "expected Town05, ZmqTown as .xodr"),
+    ],
+)
+def test_an_option_that_cannot_be_is_an_error(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "routes.xml").write_text(f"<routes>{route(4)}{route(5).replace(TOWN, 'Town05')}</routes>")
+    for name in ("LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT", "BENCH2DRIVE_ROOT", "CARLA_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["evaluate", "--routes", "routes.xml", *options], env=WIDE)
+    assert told.exit_code == 2
+    assert said in " ".join(told.stderr.replace("│", " ").split())
+
+
 # ---------------------------------------------------------------------------------------------------- whole evaluations
 
 TOWN = "ZmqTown"
@@ -165,7 +192,7 @@ def evaluated(pool: LocalPool, folder: Path, out: Path, agent: Any, **settings: 
     kwargs: dict[str, Any] = {"routes": str(folder / "routes.xml"), "image_size": (16, 16)}
     kwargs |= {"terminate_on_collision": False, "blocked_s": 2.0, **settings}
     work = [Job(0, "4", TOWN), Job(1, "7", TOWN)]
-    evaluation = Evaluation(work, agent, lambda town: kwargs, pool.address)
+    evaluation = Evaluation(work, lambda: AgentDriver(agent), lambda town: kwargs, pool.address)
     return evaluate(evaluation, ResultFolder(out, {}, resume=True), Console(file=said, width=200)), said.getvalue()
 
 
@@ -220,7 +247,9 @@ def test_a_leaderboard_file_is_scored_as_a_hand_calculation_says(tmp_path: Path)
     pool = LocalPool(1, simulator="embedded", map=str(town))
     try:
         work = [Job(0, "0", "Town10HD_Opt")]
-        evaluation = Evaluation(work, driver, lambda town: {**kwargs, "frame_skip": 3, "max_steps": 1500}, pool.address)
+        evaluation = Evaluation(
+            work, lambda: AgentDriver(driver), lambda town: {**kwargs, "frame_skip": 3, "max_steps": 1500}, pool.address
+        )
         evaluate(evaluation, ResultFolder(tmp_path, {}, resume=False), Console(file=io.StringIO()))
     finally:
         pool.close()

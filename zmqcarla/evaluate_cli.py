@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zmqcarla.cli_options import OUT, Simulator, checked_map, gpu_list, options_checked, simulator_of
+from zmqcarla.evaluate.settings import CARLA, LEADERBOARD
+
+if TYPE_CHECKING:
+    from zmqcarla.workers.routes import RouteSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +38,7 @@ def demo(
 def evaluate(
     routes: Annotated[Path, typer.Option(help="Leaderboard route file")],
     agent: Annotated[str, typer.Option(help="module:Class")] = "zmqcarla.demo.driver:LaneFollowingDriver",
+    env: Annotated[str, typer.Option(help="zmqcarla/Leaderboard-v0 runs your checkouts' scenarios")] = CARLA,
     workers: Annotated[int, typer.Option(help="how many drive at the same time", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="where results and pictures go")] = Path("runs/evaluate"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the routes that are not done")] = False,
@@ -39,10 +46,14 @@ def evaluate(
     maps: Annotated[
         Path | None, typer.Option(help="folder with the towns as .xodr, for the embedded simulator")
     ] = None,
-    vehicles: Annotated[int, typer.Option(help="other vehicles", min=0)] = 0,
-    walkers: Annotated[int, typer.Option(help="pedestrians", min=0)] = 0,
-    parked: Annotated[int, typer.Option(help="parked vehicles", min=0)] = 0,
-    blocked_s: Annotated[float, typer.Option(help="standing this long ends a route; Bench2Drive: 60")] = 180.0,
+    towns: Annotated[str, typer.Option(help="only routes in these, such as Town01,Town04; default: all")] = "",
+    vehicles: Annotated[int | None, typer.Option(help="other vehicles; default: 0", min=0)] = None,
+    walkers: Annotated[int | None, typer.Option(help="pedestrians; default: 0", min=0)] = None,
+    parked: Annotated[int | None, typer.Option(help="parked vehicles; default: 0", min=0)] = None,
+    blocked_s: Annotated[
+        float | None, typer.Option(help="standing this long ends a route; default: 180; Bench2Drive: 60")
+    ] = None,
+    observation: Annotated[str, typer.Option(help="what the agent sees; state has no camera")] = "standard",
     max_steps: Annotated[int, typer.Option(help="steps of 0.05 s after which a route is cut", min=1)] = 100_000,
     seed: Annotated[int, typer.Option(help="of the first route")] = 0,
     retries: Annotated[int, typer.Option(help="new attempts at a route after a lost worker", min=0)] = 2,
@@ -52,41 +63,47 @@ def evaluate(
     address: Annotated[str | None, typer.Option(help="a running pool; default: a private one")] = None,
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
-    from zmqcarla.evaluate.agent import load_agent
+    from zmqcarla.evaluate.agent import AgentDriver, load_agent
     from zmqcarla.evaluate.results import ResultFolder
     from zmqcarla.evaluate.run import Evaluation, results_table
     from zmqcarla.evaluate.run import evaluate as drive
+    from zmqcarla.evaluate.settings import env_settings, town_settings
     from zmqcarla.evaluate.work_queue import Job
     from zmqcarla.pool import LocalPool
     from zmqcarla.workers.routes import choose_routes, read_routes
 
-    settings = {
-        "traffic_vehicles": vehicles,
-        "traffic_walkers": walkers,
-        "parked_vehicles": parked,
-        "blocked_s": blocked_s,
-        "max_steps": max_steps,
-        "terminate_on_collision": False,
-    }
     with options_checked():
-        chosen = choose_routes(read_routes(routes), only)
+        chosen = _in_towns(choose_routes(read_routes(routes), only), towns)
         new_agent = load_agent(agent)
-        town_maps = {spec.town: _map_of(spec.town, maps) for spec in chosen}
-        identity = {"routes": [each.route_id for each in chosen], "agent": agent, "seed": seed, **settings}
+        traffic = {"traffic_vehicles": vehicles, "traffic_walkers": walkers, "parked_vehicles": parked}
+        settings = env_settings(env, {**traffic, "blocked_s": blocked_s, "observation": observation})
+        settings |= {"max_steps": max_steps, "terminate_on_collision": False}
+        if env == LEADERBOARD and address is None:
+            _check_checkouts()
+        town_maps = _town_maps({spec.town for spec in chosen}, maps)
+        identity = {"env": env, "routes": [each.route_id for each in chosen], "agent": agent, "seed": seed, **settings}
         folder = ResultFolder(out, {"file": routes.read_text(encoding="utf-8"), **identity}, resume)
     what = simulator_of(simulator, carla_root, None)
     pool = None
     if address is None:
-        first_map = next(iter(town_maps.values()))
+        if maps is not None:
+            # Worker processes inherit it: there the towns are found by their names.
+            os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
+        first_map = town_maps[chosen[0].town]
         pool = LocalPool(workers, simulator=what, map=first_map, carla_root=carla_root, gpus=gpu_list(gpus))
     try:
         where = address if pool is None else pool.address
         assert where is not None
         evaluation = Evaluation(
             jobs=[Job(index, spec.route_id, spec.town) for index, spec in enumerate(chosen)],
-            new_agent=new_agent,
-            env_kwargs=lambda town: {"routes": str(routes.resolve()), "map": town_maps[town], **settings},
+            new_driver=lambda: AgentDriver(new_agent),
+            env_kwargs=lambda town: {
+                "routes": str(routes.resolve()),
+                **settings,
+                **town_settings(env, town_maps[town]),
+            },
             address=where,
+            env_id=env,
             workers=workers,
             seed=seed,
             retries=retries,
@@ -100,6 +117,36 @@ def evaluate(
     raise typer.Exit(0 if results["entry_status"] in {"Finished", "Partial"} else 1)
 
 
-def _map_of(town: str, maps: Path | None) -> str | None:
-    """The OpenDRIVE file of a town, None where the server has its own maps."""
-    return None if maps is None else checked_map(str(maps / f"{town.removesuffix('_Opt')}.xodr"))
+def _in_towns(chosen: Sequence[RouteSpec], towns: str) -> list[RouteSpec]:
+    """The routes in these towns; all of them where none is named."""
+    from zmqcarla.workers.routes import same_town
+
+    wanted = [town.strip() for town in towns.split(",") if town.strip()]
+    found = [spec for spec in chosen if not wanted or any(same_town(spec.town, town) for town in wanted)]
+    if not found:
+        there = ", ".join(sorted({spec.town for spec in chosen}))
+        raise ValueError(f"towns: expected some of {there}, found {towns!r}")
+    return found
+
+
+def _town_maps(towns: set[str], maps: Path | None) -> dict[str, str | None]:
+    """The OpenDRIVE file of each town, None where the server has its own maps."""
+    if maps is None:
+        return dict.fromkeys(towns)
+    files = {town: maps / f"{town.removesuffix('_Opt')}.xodr" for town in sorted(towns)}
+    missing = [town for town, file in files.items() if not file.is_file()]
+    if missing:
+        there = ",".join(town for town in files if town not in missing)
+        advice = f"drive the others with --towns {there}" if there else "name another folder"
+        raise ValueError(f"maps: expected {', '.join(missing)} as .xodr in {maps}, found no such files; {advice}")
+    return {town: checked_map(str(file)) for town, file in files.items()}
+
+
+def _check_checkouts() -> None:
+    """A missing checkout is an error here and not in a worker's log."""
+    from zmqcarla.workers.leaderboard.checkout import CheckoutError, Roots
+
+    try:
+        Roots.find()
+    except CheckoutError as error:
+        raise ValueError(str(error)) from None

@@ -85,9 +85,9 @@ def new_log_directory() -> Path:
     for old in sorted(parent.glob("*-*-*"))[:-_LOG_DIRECTORIES_KEPT]:
         if Path("/proc", old.name.rpartition("-")[2]).exists():  # its pool still runs and writes there
             continue
-        for file in old.iterdir():
-            file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another pool that starts now tidies up as well
+            for file in old.iterdir():
+                file.unlink(missing_ok=True)
             old.rmdir()
     return path
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zmqcarla.evaluate.drive import DriverError
 
 
 class Agent(Protocol):
@@ -21,6 +25,38 @@ class Agent(Protocol):
     def __call__(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.floating[Any]]:
         """Return the action, (3,): steer, throttle, brake."""
         ...
+
+
+class AgentDriver:
+    """A driver (`zmqcarla.evaluate.drive.Driver`) that asks an agent, and says so when the agent raises.
+
+    Args:
+        new_agent: makes the agent of one route.
+    """
+
+    def __init__(self, new_agent: Callable[[], Agent]) -> None:
+        self._agent: Any = _call(new_agent)
+
+    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+        """Tell the agent of the new route, when it wants to know."""
+        if hasattr(self._agent, "reset"):
+            _call(self._agent.reset, observation, info)
+
+    def act(self, observation: dict[str, Any]) -> NDArray[np.float32]:
+        """Ask for the action."""
+        return np.asarray(_call(self._agent, observation), dtype=np.float32)
+
+    def close(self) -> None:
+        """Let the agent go."""
+        if hasattr(self._agent, "close"):
+            _call(self._agent.close)
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise DriverError(f"the agent raised {error!r}\n{traceback.format_exc()}") from error
 
 
 def load_agent(name: str) -> type[Any]:

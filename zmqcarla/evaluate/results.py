@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,16 +45,10 @@ def record_of(summary: dict[str, Any], index: int, route_id: str, duration_s: fl
         route_id: as in the file.
         duration_s: what it took on the clock.
     """
-    kept = {name: summary[name] for name in ("status", "num_infractions", "infractions", "scores")}
+    own = {name: value for name, value in summary.items() if name not in ("route_id", "index", "town", "meta")}
     meta = {**summary["meta"], "duration_system": round(duration_s, _DIGITS)}
-    more = {
-        "town_name": summary["town"],
-        "skipped_scenarios": summary["skipped_scenarios"],
-        "scenarios": summary["scenarios"],
-        "scenario_actors": summary["scenario_actors"],
-        "events": summary["events"],
-    }
-    return {"index": index, "route_id": f"RouteScenario_{route_id}_rep0", **kept, "meta": meta, **more}
+    names = {"index": index, "route_id": f"RouteScenario_{route_id}_rep0", "town_name": summary["town"]}
+    return {**names, **own, "meta": meta}
 
 
 def failed_record(index: int, route_id: str, town: str, message: str, duration_s: float) -> Record:
@@ -142,8 +137,14 @@ def _per_km(records: Sequence[Record]) -> dict[str, float]:
     driven_m = sum(each["meta"]["route_length"] * each["scores"]["score_route"] / 100.0 for each in records)
     driven_km = max(driven_m / 1000.0, 0.001)
     counts = {kind: sum(len(each["infractions"][kind]) for each in records) / driven_km for kind in _LABELS}
-    outside_m = sum(event["distance_m"] for each in records for event in each["events"] if event["kind"] == _OUTSIDE)
+    outside_m = sum(_metres(message) for each in records for message in each["infractions"][_OUTSIDE])
     return {kind: round(value, _DIGITS) for kind, value in {**counts, _OUTSIDE: outside_m / 1000.0}.items()}
+
+
+def _metres(message: str) -> float:
+    """The distance in the Leaderboard's sentence about driving outside the lanes."""
+    found = re.search(r"about ([0-9.]+) meters", message)
+    return float(found[1]) if found else 0.0
 
 
 class ResultFolder:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,17 +24,15 @@ from zmqcarla.broker.errors import (
     RemoteEnvError,
     SimulatorError,
     WorkerError,
-    WorkerLostError,
     ZmqCarlaError,
 )
-from zmqcarla.evaluate.agent import Agent
+from zmqcarla.evaluate.drive import Drive, Driver, DriverError, drive_route
 from zmqcarla.evaluate.results import Record, ResultFolder, failed_record, is_partial, record_of, results_of
+from zmqcarla.evaluate.settings import CARLA
 from zmqcarla.evaluate.work_queue import Job, WorkQueue
 from zmqcarla.make import make_vec_env
-from zmqcarla.row_infos import row_infos
 from zmqcarla.vector_env import VectorEnv
 
-ENV_ID: Final = "zmqcarla/Carla-v0"
 _SPEED: Final = 15
 """Place of the speed in `vehicle_state`; x and y are the first two."""
 
@@ -46,29 +43,23 @@ class Evaluation:
 
     Attributes:
         jobs: the routes.
-        new_agent: makes the agent of one route.
+        new_driver: makes what drives one route.
         env_kwargs: settings of the env by town, among them the route file.
         address: of the pool.
+        env_id: which env.
         workers: how many of its workers drive.
         seed: of the first route; route i gets seed + i.
         retries: how often a route is driven again after its worker was lost.
     """
 
     jobs: Sequence[Job]
-    new_agent: Callable[[], Agent]
+    new_driver: Callable[[], Driver]
     env_kwargs: Callable[[str], dict[str, Any]]
     address: str
+    env_id: str = CARLA
     workers: int = 1
     seed: int = 0
     retries: int = 2
-
-
-@dataclass(slots=True)
-class _Drive:
-    """One route as it was driven: (x, y, speed) of each step, and what the env said at the end."""
-
-    driven: list[tuple[float, float, float]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
 
 
 def evaluate(evaluation: Evaluation, folder: ResultFolder, console: Console) -> dict[str, Any]:
@@ -132,19 +123,19 @@ class _Crew:
 
     def _do(self, job: Job) -> None:
         started = time.monotonic()
-        drive = _Drive()
+        drive = Drive()
         try:
             self._enter(job.town)
             self._drive(job, drive)
             if not drive.summary:  # told to stop
                 return
             record = record_of(drive.summary, job.index, job.route_id, time.monotonic() - started)
-        except (AgentError, InvalidActionError) as error:
+        except (DriverError, InvalidActionError) as error:
             self._say(job, error, "red")
             record = self._failed(job, "Agent crashed", started)
         except (ValueError, RemoteEnvError) as error:
             self._say(job, error, "red")
-            record = self._failed(job, "Route couldn't be set up", started)
+            record = self._failed(job, "Simulation crashed" if drive.states else "Route couldn't be set up", started)
         except (WorkerError, SimulatorError) as error:
             self._say(job, error, "yellow")
             self._leave()
@@ -160,7 +151,7 @@ class _Crew:
 
     def _say(self, job: Job, error: Exception, style: str) -> None:
         # Of an error in a worker the first line says what is wrong; the rest is the worker's traceback.
-        text = str(error) if isinstance(error, AgentError) else str(error).partition("\n")[0]
+        text = str(error) if isinstance(error, DriverError) else str(error).partition("\n")[0]
         self._console.print(f"route {job.route_id}: {text}", style=style, markup=False, soft_wrap=True)
 
     def _failed(self, job: Job, message: str, started: float) -> Record:
@@ -171,9 +162,8 @@ class _Crew:
         if self._env is not None and self._town == town:
             return
         self._leave()
-        self._env = make_vec_env(
-            1, ENV_ID, self._evaluation.env_kwargs(town), self._evaluation.address, autoreset_mode="Disabled"
-        )
+        what = self._evaluation
+        self._env = make_vec_env(1, what.env_id, what.env_kwargs(town), what.address, autoreset_mode="Disabled")
         self._town = town
 
     def _leave(self) -> None:
@@ -183,32 +173,13 @@ class _Crew:
             with suppress(ZmqCarlaError):
                 env.close()
 
-    def _drive(self, job: Job, drive: _Drive) -> None:
-        """Drive one route; `drive` holds what there is, also when it ends early."""
-        env = self._env
-        assert env is not None
-        seed = self._evaluation.seed + job.index
-        observations, infos = env.reset(seed=seed, options={"route": job.route_id})
-        agent = _Guarded(self._evaluation.new_agent)
-        try:
-            agent.reset(_row(observations), row_infos(infos, 1)[0])
-            while not drive.summary:
-                action = agent.act(_row(observations))
-                observations, _, _, _, infos = env.step(action[None])
-                info = row_infos(infos, 1)[0]
-                if info.get("worker_lost"):
-                    raise WorkerLostError(
-                        f"expected the worker to drive to the end, found it lost: {info['worker_lost']}"
-                    )
-                x_m, y_m, speed_mps = (float(observations["vehicle_state"][0][k]) for k in (0, 1, _SPEED))
-                drive.driven.append((x_m, y_m, speed_mps))
-                drive.summary = info.get("episode_summary", {})
-                if self._stop.is_set():
-                    return
-        finally:
-            agent.close()
+    def _drive(self, job: Job, drive: Drive) -> None:
+        evaluation = self._evaluation
+        assert self._env is not None
+        seed = evaluation.seed + job.index
+        drive_route(self._env, seed, job.route_id, evaluation.new_driver, drive, self._stop.is_set)
 
-    def _draw(self, job: Job, record: Record, drive: _Drive) -> None:
+    def _draw(self, job: Job, record: Record, drive: Drive) -> None:
         from zmqcarla.evaluate.pictures import route_picture  # noqa: PLC0415 - matplotlib is an extra
 
         assert self._env is not None
@@ -218,44 +189,7 @@ class _Crew:
         score = f"{record['scores']['score_composed']:.1f} = {record['scores']['score_route']:.1f} % x "
         title = f"route {job.route_id}, {job.town}: {record['status']}\n{score}{record['scores']['score_penalty']:.3f}"
         path = self._folder.picture(job.index, job.route_id)
-        route_picture(path, title, self._lanes, route, np.array(drive.driven), record)
-
-
-class AgentError(Exception):
-    """The agent raised."""
-
-
-class _Guarded:
-    """An agent whose exceptions say that they are the agent's."""
-
-    def __init__(self, new_agent: Callable[[], Agent]) -> None:
-        self._agent: Any = self._call(new_agent)
-
-    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
-        """Tell the agent of the new route, when it wants to know."""
-        if hasattr(self._agent, "reset"):
-            self._call(self._agent.reset, observation, info)
-
-    def act(self, observation: dict[str, Any]) -> NDArray[np.float32]:
-        """Ask for the action."""
-        return np.asarray(self._call(self._agent, observation), dtype=np.float32)
-
-    def close(self) -> None:
-        """Let the agent go."""
-        if hasattr(self._agent, "close"):
-            self._call(self._agent.close)
-
-    @staticmethod
-    def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except Exception as error:
-            raise AgentError(f"the agent raised {error!r}\n{traceback.format_exc()}") from error
-
-
-def _row(observations: Any) -> dict[str, Any]:
-    """The only row of a batch."""
-    return {name: part[0] for name, part in observations.items()}
+        route_picture(path, title, self._lanes, route, np.array(drive.states)[:, [0, 1, _SPEED]], record)
 
 
 def results_table(results: dict[str, Any]) -> Table:

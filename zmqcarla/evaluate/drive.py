@@ -1,0 +1,88 @@
+"""One route, driven by one object from its first observation to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zmqcarla.broker.errors import WorkerLostError
+from zmqcarla.row_infos import row_infos
+from zmqcarla.vector_env import VectorEnv
+
+
+class DriverError(Exception):
+    """What drives raised: its route fails, and the evaluation goes on."""
+
+
+class Driver(Protocol):
+    """What drives one route; its own errors are `DriverError`."""
+
+    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+        """Take the start of the route."""
+        ...
+
+    def act(self, observation: dict[str, Any]) -> NDArray[np.floating[Any]]:
+        """Return the action of the env, (3,): steer, throttle, brake."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; called however the route ends."""
+        ...
+
+
+@dataclass(slots=True)
+class Drive:
+    """What there is of a route, also when it ends early.
+
+    Attributes:
+        states: `vehicle_state` of each step, float32 (16,) each.
+        completion_percent: of the route.
+        summary: what the env said at the end; empty before.
+    """
+
+    states: list[NDArray[np.float32]] = field(default_factory=list)
+    completion_percent: float = 0.0
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def drive_route(
+    env: VectorEnv, seed: int, route_id: str, new_driver: Callable[[], Driver], drive: Drive, stop: Callable[[], bool]
+) -> None:
+    """Drive to the end, or until told to stop.
+
+    Args:
+        env: with one row and without autoreset.
+        seed: of the episode.
+        route_id: in the env's route file.
+        new_driver: makes what drives, after the env's reset.
+        drive: filled while it goes.
+        stop: asked after each step.
+
+    Raises:
+        DriverError: the driver raised.
+        ZmqCarlaError: the worker was lost, or the env raised.
+    """
+    observations, infos = env.reset(seed=seed, options={"route": route_id})
+    driver = new_driver()
+    try:
+        driver.reset(_row(observations), row_infos(infos, 1)[0])
+        while not drive.summary and not stop():
+            action = driver.act(_row(observations))
+            observations, _, _, _, infos = env.step(action[None])
+            info = row_infos(infos, 1)[0]
+            if info.get("worker_lost"):
+                raise WorkerLostError(f"expected the worker to drive to the end, found it lost: {info['worker_lost']}")
+            drive.states.append(np.array(observations["vehicle_state"][0]))
+            drive.completion_percent = float(info["route_completion"])
+            drive.summary = info.get("episode_summary", {})
+    finally:
+        driver.close()
+
+
+def _row(observations: Any) -> dict[str, Any]:
+    """The only row of a batch."""
+    return {name: part[0] for name, part in observations.items()}
