@@ -21,9 +21,16 @@ class HoardingEnv(gymnasium.Env[NDArray[np.float64], Any]):
     Attributes:
         mood: any number, for `set_attr`.
         sure: whether it would hand over.
+
+    Args:
+        trap: a file that it leaves when it hands over, and at which it fails when it is made.
     """
 
-    def __init__(self, sure: bool = True) -> None:
+    def __init__(self, sure: bool = True, trap: str = "") -> None:
+        if trap and os.path.exists(trap):
+            os.unlink(trap)
+            raise LookupError("no such luck")
+        self._trap = trap
         self.observation_space = spaces.Box(0.0, 1.0, (2,), np.float64)
         self.action_space = spaces.Discrete(2)
         self.mood = 0
@@ -46,6 +53,8 @@ class HoardingEnv(gymnasium.Env[NDArray[np.float64], Any]):
         return self.np_random.random(2), 1.0, self._left == 0, False, {}
 
     def hand_over(self) -> dict[str, Any] | None:
+        if self._trap:
+            open(self._trap, "x").close()
         return {"rng": repr(self.np_random.bit_generator.state)} if self.sure else None
 
     def take_over(self, state: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hoarding_envs
@@ -74,6 +75,23 @@ def test_one_that_would_lose_something_goes_on_as_it_is(hosts: Hosts, new_vec_en
     vec = new_vec_env(1, hoarding_envs.HOARD, {"sure": False}, hosts.address)
     told, _ = episodes(vec)
     assert [each["held"] for each in told] == list(range(1, EPISODES + 1))
+
+
+def test_one_that_fails_to_begin_anew_is_a_lost_row_and_comes_back(
+    hosts: Hosts, new_vec_env: NewVecEnv, tmp_path: Path, transport: Any
+) -> None:
+    kwargs = {"trap": str(tmp_path / "trap")}
+    vec = new_vec_env(1, hoarding_envs.HOARD, kwargs, hosts.address, transport=transport)
+    vec.reset(seed=3)
+    for _ in range(3 * LIFE):
+        *_, truncated, infos = vec.step(np.zeros(1, np.int64))
+        if "worker_lost" in infos:
+            break
+    assert truncated.all()
+    assert "no such luck" in infos["worker_lost"]["reason"][0]
+    _, _, terminated, truncated, infos = vec.step(np.zeros(1, np.int64))
+    assert not (terminated | truncated).any()
+    assert infos["held"].tolist() == [1]
 
 
 def test_what_is_carried_comes_back_and_the_descriptor_is_gone() -> None:
