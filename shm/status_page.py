@@ -1,8 +1,9 @@
 """A small page on which an env process says what it is doing, for its supervisor and `zmqcarla top` to read.
 
 The heartbeat cannot live in the env process: the carla client holds the GIL for whole calls. The page can be read
-without its help. A torn read shows at worst a phase with the time of its neighbour; readers treat it as a hint and
-look again.
+without its help, also while it is written: what stands there is believed when two copies are the same and the phase,
+which is written last, is one. (`Struct.pack_into` clears the bytes first, and a writer may be put to sleep in between:
+a process that is read as "starting", since the machine was booted, would be killed for it.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import mmap
 import os
 import struct
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +41,42 @@ _STATE: Final = struct.Struct("=QqQI")
 """since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 _STEPS: Final = struct.Struct("=Q")
 _STEPS_OFFSET_BYTES: Final = 32
+_LOOKS: Final = 4
+"""How often is looked for something whole; one who sleeps while he writes is met again at the next look."""
 
 
 class Phase(enum.IntEnum):
     """What an env process is doing."""
 
-    STARTING = 0
-    IDLE = 1
-    OPENING = 2
-    RESETTING = 3
-    STEPPING = 4
-    CALLING = 5
-    CLOSING = 6
-    RECYCLING = 7
+    UNTOLD = 0
+    """Nothing has been written yet, or it is being written."""
+    STARTING = 1
+    IDLE = 2
+    OPENING = 3
+    RESETTING = 4
+    STEPPING = 5
+    CALLING = 6
+    CLOSING = 7
+    RECYCLING = 8
     """It waits, between two episodes, for a fresh server."""
+
+
+class Look(NamedTuple):
+    """What an env process does.
+
+    Attributes:
+        phase: since `age_s` seconds.
+        age_s: see there.
+        row: of its lease; -1 for none.
+        seq: of the command.
+        steps: done by all processes that had the page.
+    """
+
+    phase: Phase
+    age_s: float
+    row: int
+    seq: int
+    steps: int
 
 
 class StatusPage:
@@ -74,6 +97,7 @@ class StatusPage:
         self._memory = mmap.mmap(fd, _PAGE.itemsize)
         self.fields: NDArray[Any] = np.ndarray((), _PAGE, self._memory)
         self._steps = int(self.fields["steps"])
+        self._seen = Look(Phase.UNTOLD, 0.0, -1, 0, 0)
 
     @classmethod
     def create(cls) -> StatusPage:
@@ -97,7 +121,7 @@ class StatusPage:
     def count_step(self) -> None:
         """One step more."""
         self._steps += 1
-        _STEPS.pack_into(self._memory, _STEPS_OFFSET_BYTES, self._steps)
+        self._memory[_STEPS_OFFSET_BYTES : _STEPS_OFFSET_BYTES + _STEPS.size] = _STEPS.pack(self._steps)
 
     def name_episode(self, name: str) -> None:
         """Say which episode begins; empty for one that cannot be asked for again."""
@@ -125,14 +149,16 @@ class StatusPage:
         address: bytes = self.fields["server"].item()
         return address.decode()
 
-    @property
-    def phase(self) -> Phase:
-        """The current phase."""
-        return Phase(int(self.fields["phase"]))
-
-    def phase_age_s(self) -> float:
-        """Seconds since the phase began."""
-        return (time.monotonic_ns() - int(self.fields["since_ns"])) / 1e9
+    def look(self) -> Look:
+        """What was written last, as far as it is whole."""
+        for _ in range(_LOOKS):
+            copy = self._memory[: _STATE.size]
+            since_ns, row, seq, phase = _STATE.unpack(copy)
+            if phase and copy == self._memory[: _STATE.size]:
+                age_s = (time.monotonic_ns() - since_ns) / 1e9
+                self._seen = Look(Phase(phase), age_s, row, seq, int(self.fields["steps"]))
+                break
+        return self._seen
 
     def close(self) -> None:
         """Let go."""

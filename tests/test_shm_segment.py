@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import wait_until
 
 from zmqcarla.shm.segment import Segment, SegmentError, SegmentGoneError, SegmentSpaceError, sweep
 from zmqcarla.shm.status_page import Phase, StatusPage
@@ -129,14 +130,44 @@ def test_another_size_is_not_attached(segment: Segment) -> None:
     assert issubclass(SegmentGoneError, SegmentError)
 
 
+_WRITER = """
+import sys
+from zmqcarla.shm.status_page import Phase, StatusPage
+page = StatusPage.attach(int(sys.argv[1]))
+while True:
+    for seq in range(1000):
+        page.enter(Phase.STEPPING, row=3, seq=seq)
+        page.count_step()
+        page.enter(Phase.IDLE, row=3, seq=seq)
+"""
+
+
+def test_a_status_page_never_shows_what_nobody_wrote() -> None:
+    page = StatusPage.create()
+    page.enter(Phase.IDLE)
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(page.fd)], pass_fds=(page.fd,))
+    try:
+        wait_until(lambda: int(page.fields["steps"]), "the first step")
+        for _ in range(20_000):
+            look = page.look()
+            assert look.phase in (Phase.STEPPING, Phase.IDLE)
+            assert 0.0 <= look.age_s < 60.0
+            assert look.steps > 0
+    finally:
+        writer.kill()
+        writer.wait()
+        page.close()
+
+
 def test_a_status_page_is_read_by_its_owner() -> None:
     page = StatusPage.create()
     theirs = StatusPage.attach(os.dup(page.fd))
-    assert (page.phase, int(page.fields["row"])) == (Phase.STARTING, 0)
+    assert page.look().phase is Phase.UNTOLD
     theirs.enter(Phase.STEPPING, row=3, seq=9)
     theirs.fields["lease_id"] = list(range(16))
-    assert (page.phase, int(page.fields["row"]), int(page.fields["seq"])) == (Phase.STEPPING, 3, 9)
+    look = page.look()
+    assert (look.phase, look.row, look.seq) == (Phase.STEPPING, 3, 9)
     assert page.fields["lease_id"].tolist() == list(range(16))
-    assert 0.0 <= page.phase_age_s() < 60.0
+    assert 0.0 <= look.age_s < 60.0
     theirs.close()
     page.close()
