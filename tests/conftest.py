@@ -10,7 +10,7 @@ import secrets
 import select
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = _D
 
 
 @contextlib.contextmanager
-def embedded_server(log: Path, town_file: Path | None = None) -> Iterator[Server]:
+def embedded_server(log: Path, town_file: Path | None = None) -> Generator[Server]:
     """An embedded simulator that listens, on ports of its own; it ends with the block."""
     claim = ports.claim_free()
     try:

@@ -82,8 +82,9 @@ def test_one_that_fails_to_begin_anew_is_a_lost_row_and_comes_back(
 ) -> None:
     kwargs = {"trap": str(tmp_path / "trap")}
     vec = new_vec_env(1, hoarding_envs.HOARD, kwargs, hosts.address, transport=transport)
-    vec.reset(seed=3)
-    for _ in range(3 * LIFE):
+    _, infos = vec.reset(seed=3)
+    truncated = np.zeros(1, bool)
+    for _ in range((hoarding_envs.EPISODE_STEPS + 1) * LIFE):
         *_, truncated, infos = vec.step(np.zeros(1, np.int64))
         if "worker_lost" in infos:
             break
