@@ -103,22 +103,31 @@ class EnvProcess:
 
         However fast the steps follow each other: a broker that was restarted knows nobody before he announces himself.
         """
-        until = time.monotonic() + protocol.HEARTBEAT_S
-        while board.wait(protocol.HEARTBEAT_S):
-            seq, op, slot = board.command()
+        until_s = time.monotonic() + protocol.HEARTBEAT_S
+        while self._step_on(board):
+            seq, op, _, _ = board.command()
             if op == Op.LOOK:
                 self._look(board)
-            elif seq > self._seq:
-                if op == Op.RESET:
-                    self._renew_if_worn(seq)
-                self._step_on_board(board, seq, op, slot)
+            elif op == Op.RESET and seq > self._seq:
+                self._renew_if_worn(seq)
+                self._seq = self._served.reset_on_board(board, self._row, pack_note, self._error_note)
+                self._reply = []
             if self._served.board is not board:
                 return
-            if time.monotonic() >= until:
+            if time.monotonic() >= until_s:
                 break
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
                 self._serve(protocol.receive_frames(self._socket, protocol.NO_WAIT))
+
+    def _step_on(self, board: BoardRow) -> bool:
+        """Do steps until something else is asked; False when nothing is, or the socket has waited for long enough."""
+        seq, rang = self._served.step_on_board(
+            board, self._row, self._seq, protocol.HEARTBEAT_S, pack_note, self._error_note
+        )
+        if seq != self._seq:
+            self._seq, self._reply = seq, []
+        return rang
 
     def _look(self, board: BoardRow) -> None:
         """A command comes over the socket; give up when another one stands on the board instead."""
@@ -129,10 +138,6 @@ class EnvProcess:
                 return
             if self._socket.poll(_LOOK_MS):
                 self._serve(protocol.receive_frames(self._socket))
-
-    def _step_on_board(self, board: BoardRow, seq: int, op: int, slot: int) -> None:
-        self._served.answer_on_board(board, op, slot, self._row, seq, pack_note, self._error_note)
-        self._seq, self._reply = seq, []
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):
@@ -183,10 +188,8 @@ class EnvProcess:
         """Never blocks: with no broker for long, announcements are dropped; a lost reply is asked for again."""
         if not frames:
             return
-        try:
+        with contextlib.suppress(zmq.Again):
             protocol.send_frames(self._socket, frames, protocol.NO_WAIT)
-        except zmq.Again:
-            pass
 
     def _serve(self, frames: list[bytes]) -> None:
         try:

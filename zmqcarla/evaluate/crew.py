@@ -36,6 +36,8 @@ from zmqcarla.vector_env import VectorEnv
 
 _FRUITLESS: Final = 3
 """How often in a row a crew may get no worker before it ends."""
+_NOT_INSTALLED: Final = ".CheckoutError"
+"""How the error of an env ends that lacks the user's checkouts or what they import."""
 _POOL_ERRORS: Final = (LeaseError, BrokerUnavailableError)
 
 
@@ -177,6 +179,10 @@ class Crew:
             self._say(job, error)
             return self._failed(job, "Agent crashed", started)
         except (ValueError, RemoteEnvError) as error:
+            if isinstance(error, RemoteEnvError) and error.remote_type.endswith(_NOT_INSTALLED):
+                self._claim(job)
+                work.queue.put_back(job)
+                raise  # no route can be driven, so none is to blame
             self._say(job, error)
             return self._failed(job, "Simulation crashed" if drive.states else "Route couldn't be set up", started)
         except _POOL_ERRORS as error:
