@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_an_agent_sees_every_frame_of_every_sensor_and_drives(settings: dict[str
     seen = _agents().SEEN
     assert [each["time"] for each in seen] == pytest.approx([0.05 * k for k in range(1, 7)])
     ids = {*(f"CAMERA{k}" for k in range(6)), "LIDAR", "RADAR", "IMU", "GPS", "SPEED"}
-    for before, after in zip(seen, seen[1:]):
+    for before, after in itertools.pairwise(seen):
         assert ids <= before.keys()
         assert {after[name][0] - before[name][0] for name in ids} == {1}
     assert any("MAP" in each for each in seen)
