@@ -85,10 +85,10 @@ def test_sizes_are_limited() -> None:
     [
         (["release", bytes(65)], "max_bin_len"),
         (["status_request", 1 << 63, b""], "64 bits"),
-        (["renew", b"id", "x" * 70_000, 1.0, [], None, None], "max_str_len"),
-        (["renew", b"id", "x", float("nan"), [], None, None], "finite"),
-        (["renew", b"id", "x", float("inf"), [], None, None], "finite"),
-        (["renew", b"id", "x", 1.0, ["w"] * 4097, None, None], "4097"),
+        (["renew", b"id", "x" * 70_000, 1.0, [], None, None, []], "max_str_len"),
+        (["renew", b"id", "x", float("nan"), [], None, None, []], "finite"),
+        (["renew", b"id", "x", float("inf"), [], None, None, []], "finite"),
+        (["renew", b"id", "x", 1.0, ["w"] * 4097, None, None, []], "4097"),
     ],
     ids=["bytes", "int", "text", "nan", "inf", "list"],
 )
