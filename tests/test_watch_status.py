@@ -84,7 +84,7 @@ def test_retiring_leaking_and_spare_workers_are_seen(width: int) -> None:
     lines = [line.rstrip() for line in capture.get().splitlines()]
     assert [line.split()[1] for line in lines[1:4]] == ["ready!", "ready", "retiring"]
     assert lines[4] == f"! {WORKER['worker_id']}: server grows without end, +500 MiB/h"
-    assert lines[-1] == "spare: 1 free workers"
+    assert lines[-1] == "spare: 1 free worker"
     assert ("+500" in lines[1]) == (width == 200)
 
 

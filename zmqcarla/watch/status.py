@@ -128,7 +128,7 @@ def _spare_lines(pool: Mapping[str, Any]) -> list[Text]:
     free = sum(
         worker["state"] == "ready" and not worker["lease"] and not worker["retiring"] for worker in pool["workers"]
     )
-    return [Text(f"spare: {free} free workers")] if free and pool["leases"] else []
+    return [Text(f"spare: {free} free worker{'s' * (free != 1)}")] if free and pool["leases"] else []
 
 
 def _lease_lines(lease: Mapping[str, Any]) -> list[str]:
