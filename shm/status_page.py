@@ -22,12 +22,12 @@ EPISODE_BYTES: Final = 160
 """Room for the name of an episode, in UTF-8."""
 _PAGE: Final = np.dtype(
     [
+        ("steps", np.uint64),
         ("since_ns", np.uint64),
         ("row", np.int64),
         ("seq", np.uint64),
         ("phase", np.uint32),
         ("incarnation", np.uint32),
-        ("steps", np.uint64),
         ("lease_id", np.uint8, 16),
         ("board", "S64"),
         ("episode", f"S{EPISODE_BYTES}"),
@@ -37,10 +37,13 @@ _PAGE: Final = np.dtype(
         ("recycle", np.uint32),
     ]
 )
-_STATE: Final = struct.Struct("=QqQI")
-"""since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 _STEPS: Final = struct.Struct("=Q")
-_STEPS_OFFSET_BYTES: Final = 32
+_STATE: Final = struct.Struct("=QqQI")
+"""since_ns, row, seq, phase; follows the steps."""
+_STATE_PLACE: Final = slice(_STEPS.size, _STEPS.size + _STATE.size)
+PROGRESS: Final = struct.Struct("=QQqQI")
+"""steps, since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
+PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
 _LOOKS: Final = 4
 """How often is looked for something whole; one who sleeps while he writes is met again at the next look."""
 
@@ -90,13 +93,15 @@ class StatusPage:
             board (its name), episode (its name), resets (begun since the page was made)}; the supervisor writes
             {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
             before the next reset, it is to be replaced)}.
+        steps: done so far, as the process that does them counts.
+        memory: of the page; what PROGRESS packs goes to PROGRESS_PLACE, for one who does nothing else all day.
     """
 
     def __init__(self, fd: int, owned_fd: int) -> None:
         self.fd = owned_fd
-        self._memory = mmap.mmap(fd, _PAGE.itemsize)
-        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self._memory)
-        self._steps = int(self.fields["steps"])
+        self.memory = mmap.mmap(fd, _PAGE.itemsize)
+        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self.memory)
+        self.steps = int(self.fields["steps"])
         self._seen = Look(Phase.UNTOLD, 0.0, -1, 0, 0)
 
     @classmethod
@@ -116,12 +121,12 @@ class StatusPage:
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
-        _STATE.pack_into(self._memory, 0, time.monotonic_ns(), row, seq, phase)
+        self.memory[_STATE_PLACE] = _STATE.pack(time.monotonic_ns(), row, seq, phase)
 
     def count_step(self) -> None:
         """One step more."""
-        self._steps += 1
-        self._memory[_STEPS_OFFSET_BYTES : _STEPS_OFFSET_BYTES + _STEPS.size] = _STEPS.pack(self._steps)
+        self.steps += 1
+        self.memory[: _STEPS.size] = _STEPS.pack(self.steps)
 
     def name_episode(self, name: str) -> None:
         """Say which episode begins; empty for one that cannot be asked for again."""
@@ -152,18 +157,18 @@ class StatusPage:
     def look(self) -> Look:
         """What was written last, as far as it is whole."""
         for _ in range(_LOOKS):
-            copy = self._memory[: _STATE.size]
-            since_ns, row, seq, phase = _STATE.unpack(copy)
-            if phase and copy == self._memory[: _STATE.size]:
+            copy = self.memory[PROGRESS_PLACE]
+            steps, since_ns, row, seq, phase = PROGRESS.unpack(copy)
+            if phase and copy == self.memory[PROGRESS_PLACE]:
                 age_s = (time.monotonic_ns() - since_ns) / 1e9
-                self._seen = Look(Phase(phase), age_s, row, seq, int(self.fields["steps"]))
+                self._seen = Look(Phase(phase), age_s, row, seq, steps)
                 break
         return self._seen
 
     def close(self) -> None:
         """Let go."""
         self.fields = np.zeros((), _PAGE)
-        self._memory.close()
+        self.memory.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

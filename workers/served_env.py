@@ -17,15 +17,17 @@ import gymnasium
 from gymnasium import wrappers
 
 from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
-from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack
+from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack, step_frames
+from zmqcarla.shm.action_bytes import ActionBytes
 from zmqcarla.shm.arena import Arena, ArenaRow
-from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op, Result
+from zmqcarla.shm.board import NOTE_BYTES, Board, NoteTooLongError, Result
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.quarantine import EpisodeGate
+from zmqcarla.workers.step_loop import StepLoop
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = (
@@ -36,6 +38,8 @@ _WORKER_OWNS: Final = (
     "scenario_runner_root",
     "bench2drive_root",
     "agents_root",
+    "agent_file",
+    "agent_config",
     "snapshot_folder",
 )
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
@@ -79,6 +83,7 @@ class ServedEnv:
         self._env_id = ""
         self._env: gymnasium.Env[Any, Any] | None = None
         self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
+        self._actions: ActionBytes | None = None
         self._arena: Arena | None = None
         self._arena_row: ArenaRow | None = None
         self._bind_out: Callable[[int], None] | None = None
@@ -108,34 +113,63 @@ class ServedEnv:
             raise ProtocolError(f"expected one of {', '.join(self._ops)}, found op {op!r}")
         return perform(payload, row, seq)
 
-    def answer_on_board(
+    def answer_packed_step(self, payload: bytes, row: int, seq: int) -> bytes:
+        """Do a packed step, see `zmqcarla.broker.step_frames`, and return its packed answer.
+
+        Raises:
+            ProtocolError: no action of this env.
+            UnserialisableError: the env returned something that has no place in a message; the text names its key.
+            Exception: whatever the env raises.
+        """
+        began_s = time.perf_counter()
+        actions = self._actions
+        if actions is None or len(payload) != actions.row_bytes:
+            raise ProtocolError(
+                f"expected a step of {actions.row_bytes if actions else 'no'} bytes, as the action space of the env "
+                f"wants it, found {len(payload)}"
+            )
+        actions.memory[:] = payload
+        _, slot = step_frames.STEP.unpack_from(payload)
+        reward, terminated, truncated, info, inline = self._advance(slot, actions.read(), row, seq)
+        done = step_frames.pack_done(reward, terminated, truncated, time.perf_counter() - began_s)
+        return done + pack_rest(info, inline) if info or inline else done
+
+    def step_on_board(
         self,
         board: BoardRow,
-        op: int,
-        slot: int,
         row: int,
         seq: int,
+        idle_s: float,
         pack_info: Callable[[Any], bytes],
         pack_error: Callable[[Exception], bytes],
-    ) -> None:
-        """Do one step or reset that stands on the board and answer there; what the env raises is an answer too."""
-        page = self._page
+    ) -> tuple[int, bool]:
+        """Do the steps that are asked on the board after command `seq`, see `step_loop.serve_steps`."""
+        arena_row = self._arena_row
+        assert arena_row is not None
+        loop = StepLoop(
+            self._page, self._opened(), arena_row, self._bind_out, self._start_over if self._same_step else None
+        )
+        return loop.run(board, row, seq, idle_s, pack_info, pack_error)
+
+    def reset_on_board(
+        self,
+        board: BoardRow,
+        row: int,
+        pack_info: Callable[[Any], bytes],
+        pack_error: Callable[[Exception], bytes],
+    ) -> int:
+        """Do the reset that stands on the board and answer there; what the env raises is an answer too."""
         began_s = time.perf_counter()
+        seq, _, slot, bell = board.command()
         try:
-            if op == Op.STEP:
-                reward, terminated, truncated, info, _ = self._advance(slot, board.action(), row, seq)
-            else:
-                info = self._reset({"slot": slot, "seed": None, "options": None}, row, seq)["info"]
-                reward, terminated, truncated = 0.0, False, False
+            info = self._reset({"slot": slot, "seed": None, "options": None}, row, seq)["info"]
             schema, note = board.put_info(info, pack_info) if info else (0, b"")
+            result = Result.NOTE if note else Result.PLAIN
         except Exception as error:  # whatever an env may raise is the client's to see
-            note = pack_error(error)
-            page.enter(Phase.IDLE, row, seq)
-            board.answer(seq, Result.ERROR, note)
-            return
-        busy_s = time.perf_counter() - began_s
-        page.enter(Phase.IDLE, row, seq)
-        board.answer(seq, Result.NOTE if note else Result.PLAIN, note, schema, reward, terminated, truncated, busy_s)
+            schema, note, result = 0, pack_error(error), Result.ERROR
+        self._page.enter(Phase.IDLE, row, seq)
+        board.answer(seq, bell, result, note, schema, time.perf_counter() - began_s)
+        return seq
 
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
@@ -169,6 +203,8 @@ class ServedEnv:
         self._env = env
         self._same_step = autoreset == AUTORESET_SAME_STEP
         self._flatten = make_flatten(env.observation_space)
+        fixed = Board.can_hold(env.action_space)
+        self._actions = ActionBytes(env.action_space, 1, step_frames.STEP.size) if fixed else None
 
     def _allowed_kwargs(self, env_id: Any, kwargs: Any) -> dict[str, Any]:
         if not isinstance(env_id, str) or not isinstance(kwargs, dict):
@@ -285,17 +321,23 @@ class ServedEnv:
             self._bind_out(slot)
         observation, reward, terminated, truncated, info = env.step(action)
         if self._same_step and (terminated or truncated):
-            # Before the reset, for envs reuse their buffers.
-            final_obs = self._deliver(self._final_slot, row, observation, seq)
-            self._begin_episode(row, seq)
-            page.enter(Phase.RESETTING, row, seq)
-            if self._bind_out is not None:
-                self._bind_out(slot)
-            observation, reset_info = self._gate.reset(env, self._env_id, None, None)
-            info = {"final_info": info, "final_obs": final_obs, **reset_info}
+            observation, info = self._start_over(slot, observation, info, row, seq)
         inline = self._deliver(slot, row, observation, seq)
         page.count_step()
         return float(reward), bool(terminated), bool(truncated), info, inline
+
+    def _start_over(
+        self, slot: int, observation: Any, info: dict[str, Any], row: int, seq: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset in the step that ended an episode (SAME_STEP): observation and info of that step."""
+        # Before the reset, for envs reuse their buffers.
+        final_obs = self._deliver(self._final_slot, row, observation, seq)
+        self._begin_episode(row, seq)
+        self._page.enter(Phase.RESETTING, row, seq)
+        if self._bind_out is not None:
+            self._bind_out(slot)
+        observation, reset_info = self._gate.reset(self._opened(), self._env_id, None, None)
+        return observation, {"final_info": info, "final_obs": final_obs, **reset_info}
 
     def _call(self, payload: Any, row: int, seq: int) -> Any:
         name, args, kwargs = _fields(payload, "call", "name", "args", "kwargs")
@@ -372,6 +414,19 @@ def pack_note(info: Any) -> bytes:
     return note
 
 
+def pack_rest(info: Any, inline: Any) -> bytes:
+    """What an answer to a packed step carries beside its numbers.
+
+    Raises:
+        UnserialisableError: the text names the part and the key.
+    """
+    try:
+        return pack([info, inline])
+    except UnserialisableError:
+        _name_culprit({"info": info, "observation": inline})
+        raise
+
+
 def pack_reply(op: str, value: Any) -> bytes:
     """The payload of an "ok" reply.
 
@@ -386,12 +441,16 @@ def pack_reply(op: str, value: Any) -> bytes:
             parts = {"info": value[3], "observation": value[4]}
         elif op in ("reset", "rebuild"):
             parts = {"info": value["info"], "observation": value["inline"]}
-        for name, part in parts.items():
-            try:
-                pack(part)
-            except UnserialisableError as error:
-                raise UnserialisableError(str(error).replace("value", name, 1)) from None
+        _name_culprit(parts)
         raise
+
+
+def _name_culprit(parts: dict[str, Any]) -> None:
+    for name, part in parts.items():
+        try:
+            pack(part)
+        except UnserialisableError as error:
+            raise UnserialisableError(str(error).replace("value", name, 1)) from None
 
 
 def _fields(payload: Any, op: str, *names: str) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from zmqcarla.cli_options import OUT, Simulator, checked_map, gpu_list, options_
 from zmqcarla.evaluate.settings import CARLA, LEADERBOARD
 
 if TYPE_CHECKING:
+    from zmqcarla.evaluate.work_queue import Job
     from zmqcarla.workers.routes import RouteSpec
 
 
@@ -37,8 +40,13 @@ def demo(
 
 def evaluate(
     routes: Annotated[Path, typer.Option(help="Leaderboard route file")],
-    agent: Annotated[str, typer.Option(help="module:Class")] = "zmqcarla.demo.driver:LaneFollowingDriver",
-    env: Annotated[str, typer.Option(help="zmqcarla/Leaderboard-v0 runs your checkouts' scenarios")] = CARLA,
+    agent: Annotated[
+        str, typer.Option(help="module:Class, or FILE.py of a Leaderboard agent")
+    ] = "zmqcarla.demo.driver:LaneFollowingDriver",
+    agent_config: Annotated[str, typer.Option(help="what a Leaderboard agent is set up with")] = "",
+    env: Annotated[
+        str, typer.Option(help="zmqcarla/Leaderboard-v0 runs your checkouts' scenarios; FILE.py implies it")
+    ] = CARLA,
     workers: Annotated[int, typer.Option(help="how many drive at the same time", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="where results and pictures go")] = Path("runs/evaluate"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the routes that are not done")] = False,
@@ -53,68 +61,83 @@ def evaluate(
     blocked_s: Annotated[
         float | None, typer.Option(help="standing this long ends a route; default: 180; Bench2Drive: 60")
     ] = None,
-    observation: Annotated[str, typer.Option(help="what the agent sees; state has no camera")] = "standard",
+    observation: Annotated[
+        str | None, typer.Option(help="what a class sees; state has no camera; default: standard, with FILE.py state")
+    ] = None,
     max_steps: Annotated[int, typer.Option(help="steps of 0.05 s after which a route is cut", min=1)] = 100_000,
     seed: Annotated[int, typer.Option(help="of the first route")] = 0,
     retries: Annotated[int, typer.Option(help="new attempts at a route after a lost worker", min=0)] = 2,
+    agent_timeout_s: Annotated[float, typer.Option(help="an agent that takes longer over one step fails")] = 300.0,
     simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
     gpus: Annotated[str, typer.Option(help="GPU numbers of a private pool's workers, e.g. 0,0,1,1")] = "",
     address: Annotated[str | None, typer.Option(help="a running pool; default: a private one")] = None,
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
-    from zmqcarla.evaluate.agent import AgentDriver, load_agent
-    from zmqcarla.evaluate.results import ResultFolder
+    from zmqcarla.evaluate.benchmark import merged
+    from zmqcarla.evaluate.drivers import choose_driver
+    from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
+    from zmqcarla.evaluate.report import write_report
+    from zmqcarla.evaluate.results import ResultFolder, write_json
     from zmqcarla.evaluate.run import Evaluation, results_table
     from zmqcarla.evaluate.run import evaluate as drive
     from zmqcarla.evaluate.settings import env_settings, town_settings
-    from zmqcarla.evaluate.work_queue import Job
     from zmqcarla.pool import LocalPool
     from zmqcarla.workers.routes import choose_routes, read_routes
 
     with options_checked():
         chosen = _in_towns(choose_routes(read_routes(routes), only), towns)
-        new_agent = load_agent(agent)
+        driver = choose_driver(agent, agent_config)
+        env = driver.env_id or env
+        observation = observation or ("state" if driver.env_id else "standard")
         traffic = {"traffic_vehicles": vehicles, "traffic_walkers": walkers, "parked_vehicles": parked}
         settings = env_settings(env, {**traffic, "blocked_s": blocked_s, "observation": observation})
-        settings |= {"max_steps": max_steps, "terminate_on_collision": False}
+        settings |= {"max_steps": max_steps, "terminate_on_collision": False, **driver.settings}
         if env == LEADERBOARD and address is None:
             _check_checkouts()
         town_maps = _town_maps({spec.town for spec in chosen}, maps)
         identity = {"env": env, "routes": [each.route_id for each in chosen], "agent": agent, "seed": seed, **settings}
+        identity |= {"agent_config": agent_config} if agent_config else {}
         folder = ResultFolder(out, {"file": routes.read_text(encoding="utf-8"), **identity}, resume)
     what = simulator_of(simulator, carla_root, None)
-    pool = None
-    if address is None:
-        if maps is not None:
-            # Worker processes inherit it: there the towns are found by their names.
-            os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
-        first_map = town_maps[chosen[0].town]
-        pool = LocalPool(workers, simulator=what, map=first_map, carla_root=carla_root, gpus=gpu_list(gpus))
+    if maps is not None:
+        # Worker processes inherit it: there the towns are found by their names.
+        os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
+    options = {"simulator": what, "map": town_maps[chosen[0].town], "carla_root": carla_root, "gpus": gpu_list(gpus)}
+    private = PrivatePool(lambda: LocalPool(workers, worker=WORKER, **options)) if address is None else None
     try:
-        where = address if pool is None else pool.address
-        assert where is not None
         evaluation = Evaluation(
-            jobs=[Job(index, spec.route_id, spec.town) for index, spec in enumerate(chosen)],
-            new_driver=lambda: AgentDriver(new_agent),
+            jobs=[_job(index, spec) for index, spec in enumerate(chosen)],
+            new_driver=driver.new_driver,
             env_kwargs=lambda town: {
                 "routes": str(routes.resolve()),
                 **settings,
                 **town_settings(env, town_maps[town]),
             },
-            address=where,
+            pool=private or RunningPool(address or ""),
             env_id=env,
             workers=workers,
             seed=seed,
             retries=retries,
+            driver_timeout_s=agent_timeout_s,
         )
         results = drive(evaluation, folder, OUT)
     finally:
-        if pool is not None:
-            pool.close()
+        if private is not None:
+            private.close()
+    figures = merged(results["_checkpoint"]["records"], len(chosen))
+    write_json(out / "figures.json", figures)
+    write_report(folder, results, figures, what)
     OUT.print(results_table(results))
-    OUT.print(f"simulator: {what}; results in {out}/results.json, pictures in {out}/routes", soft_wrap=True)
+    OUT.print(f"simulator: {what}; results in {out}/results.json, report in {out}/report.html", soft_wrap=True)
     raise typer.Exit(0 if results["entry_status"] in {"Finished", "Partial"} else 1)
+
+
+def _job(index: int, spec: RouteSpec) -> Job:
+    from zmqcarla.evaluate.work_queue import Job
+
+    length_m = sum(math.dist(a, b) for a, b in itertools.pairwise(spec.keypoints_m))
+    return Job(index, spec.route_id, spec.town, length_m, spec.scenarios[0].kind if spec.scenarios else "")
 
 
 def _in_towns(chosen: Sequence[RouteSpec], towns: str) -> list[RouteSpec]:

@@ -61,6 +61,11 @@ class LocalLease:
         return bytes(cloudpickle.dumps(value))
 
     @property
+    def packed_steps(self) -> bool:
+        """Children take values, whatever their type."""
+        return False
+
+    @property
     def grace_s(self) -> float:
         """How long `release` lets the children close their envs."""
         return self._children.grace_s
@@ -184,6 +189,9 @@ class LocalLease:
                 f"expected process {self._pid}, which made this vector env, found its fork {os.getpid()}; make the "
                 "vector env in the process that steps it"
             )
+
+    def pool_died(self) -> None:
+        """There is no pool: the children are this process's own."""
 
     def release(self) -> None:
         """End the children; safe to call twice, and without effect in a forked child."""

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from xml.etree import ElementTree
+
+from zmqcarla.workers.leaderboard import old_python
 
 LEADERBOARD: Final = "LEADERBOARD_ROOT"
 SCENARIO_RUNNER: Final = "SCENARIO_RUNNER_ROOT"
@@ -135,7 +136,7 @@ def _import(roots: Roots) -> Checkout:
     sys.path[:0] = [str(path) for path in (roots.leaderboard, roots.scenario_runner, roots.agents)]
     # Theirs looks there for the scenario classes.
     os.environ[SCENARIO_RUNNER] = str(roots.scenario_runner)
-    _give_elements_getchildren()
+    old_python.prepare()
     try:
         py_trees = importlib.import_module("py_trees")
         provider = importlib.import_module("srunner.scenariomanager.carla_data_provider")
@@ -157,21 +158,3 @@ def _import(roots: Roots) -> Checkout:
         py_trees.blackboard.Blackboard,
         py_trees.common.Status.RUNNING,
     )
-
-
-class _Element(ElementTree.Element):
-    """An element with the method that Python 3.9 took away and that their reader of route files calls."""
-
-    def getchildren(self) -> list[ElementTree.Element]:
-        """The elements directly inside."""
-        return list(self)
-
-
-def _give_elements_getchildren() -> None:
-    plain = ElementTree.XMLParser
-
-    def parser(*, target: Any = None, encoding: str | None = None) -> ElementTree.XMLParser:
-        builder = ElementTree.TreeBuilder(element_factory=_Element) if target is None else target
-        return plain(target=builder, encoding=encoding)
-
-    ElementTree.XMLParser = parser  # type: ignore[misc, assignment]
