@@ -305,7 +305,7 @@ class WorkerLost(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ready(Message):
-    """The env process waits for commands; announced at the start and every HEARTBEAT_S while idle."""
+    """The env process waits for commands; announced at the start and about every HEARTBEAT_S."""
 
     kind: ClassVar[str] = "ready"
     protocol: int
