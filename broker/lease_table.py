@@ -199,7 +199,7 @@ class LeaseTable:
         if lease is None:
             yield from self._unknown_lease(event.peer, message.lease_id, now)
         else:
-            lease.renewed_at, lease.renewer = now, event.peer
+            lease.renewed_at, lease.renewer, lease.step_times_ms = now, event.peer, message.step_times_ms
             yield Send(event.peer, p.Renewed(message.lease_id, self._boot_id, lease.workers))
 
     def _may_return(self, lease_id: bytes, now: float) -> bool:

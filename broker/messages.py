@@ -71,6 +71,8 @@ class Renew(Message):
     simulator: str | None
     """As in the LeaseRequest."""
     gpu: int | None
+    step_times_ms: tuple[float, ...]
+    """As STEP_TIMES names them, of the latest steps; empty before the first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ class WorkerLost(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ready(Message):
-    """The env process waits for commands; announced at the start and every HEARTBEAT_S while idle."""
+    """The env process waits for commands; announced at the start and about every HEARTBEAT_S."""
 
     kind: ClassVar[str] = "ready"
     protocol: int
@@ -387,6 +389,9 @@ class Rejected(Message):
     text: str
 
 
+STEP_TIMES: Final = ("step_p50_ms", "step_p99_ms", "env_p50_ms", "transport_p50_ms", "policy_p50_ms")
+"""What a client tells of its latest steps: a whole step, what its slowest env took of it, what the way there and back
+took, and what the client did between two steps."""
 OPS: Final = frozenset({"open", "attach", "reset", "rebuild", "step", "call", "set_attr"})
 AUTORESET_SAME_STEP: Final = "SameStep"
 """The value of gymnasium's AutoresetMode.SAME_STEP: the only mode in which the worker resets by itself."""

@@ -145,6 +145,8 @@ class Lease:
     told: collections.deque[Told] = dataclasses.field(default_factory=collections.deque)
     """The latest replies, should their client ask again."""
     commands: int = 0
+    step_times_ms: tuple[float, ...] = ()
+    """As its client told last."""
 
     @property
     def workers(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from zmqcarla.broker.protocol import STEP_TIMES
 from zmqcarla.broker.records import Lease, Request, Seen, Worker
 
 
@@ -22,6 +23,7 @@ def pool_values(
                 "age_s": now - lease.granted_at,
                 "silent_s": now - lease.renewed_at,
                 "commands": lease.commands,
+                **_step_times(lease),
             }
             for lease in leases
         ],
@@ -34,6 +36,11 @@ def pool_values(
             for request in queue
         ],
     }
+
+
+def _step_times(lease: Lease) -> dict[str, float | None]:
+    told = lease.step_times_ms if len(lease.step_times_ms) == len(STEP_TIMES) else (None,) * len(STEP_TIMES)
+    return dict(zip(STEP_TIMES, told, strict=True))
 
 
 def _worker_values(worker: Worker, now: float) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Pool:
         return self.tell(CLIENT, command, *[f"action{row}".encode() for row in rows])
 
     def renew(self, lease_id: bytes, workers: tuple[str, ...] = ("w0",)) -> list[Send]:
-        return self.tell(CLIENT, p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, workers, None, None))
+        return self.tell(CLIENT, p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, workers, None, None, ()))
 
     def reply(self, lease_id: bytes, seq: int, row: int, peer: bytes | None = None) -> list[Send]:
         return self.tell(peer or f"e{row}".encode(), p.RowReply(lease_id, row, seq, "ok"), f"obs{row}".encode())
@@ -264,6 +264,17 @@ def test_renewing_keeps_the_lease() -> None:
     assert pool.step(lease_id, 1, (0,))[0].peer == b"e0"
 
 
+def test_a_renewal_tells_where_the_time_of_steps_goes() -> None:
+    pool = Pool(workers=1)
+    lease_id = pool.lease(1)
+    renew = p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, ("w0",), None, None, (9.0, 12.0, 8.0, 1.0, 3.0))
+    pool.tell(CLIENT, renew)
+    (lease,) = pool.table.statistics(pool.now)["leases"]
+    assert [lease[name] for name in p.STEP_TIMES] == [9.0, 12.0, 8.0, 1.0, 3.0]
+    pool.tell(CLIENT, dataclasses.replace(renew, step_times_ms=(1.0,) * 3))  # of another release
+    assert pool.table.statistics(pool.now)["leases"][0]["step_p50_ms"] is None
+
+
 def test_a_request_that_waits_too_long_says_what_there_was() -> None:
     pool = Pool(workers=2)
     assert _only(pool.request(3), p.Queued) == p.Queued(b"r", 0, 2, 2)
@@ -357,6 +368,7 @@ def test_statistics_are_plain_values() -> None:
     assert [worker["state"] for worker in found["workers"]] == ["ready", "ready"]
     assert [worker["row"] for worker in found["workers"]] == [0, -1]
     assert found["leases"][0]["num_envs"] == 1
+    assert found["leases"][0]["step_p99_ms"] is None
     assert found["queue"] == [{"env_id": "zmqcarla/Carla-v0", "num_envs": 5, "waiting_s": 0.0}]
 
 

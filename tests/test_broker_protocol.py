@@ -85,10 +85,10 @@ def test_sizes_are_limited() -> None:
     [
         (["release", bytes(65)], "max_bin_len"),
         (["status_request", 1 << 63, b""], "64 bits"),
-        (["renew", b"id", "x" * 70_000, 1.0, [], None, None], "max_str_len"),
-        (["renew", b"id", "x", float("nan"), [], None, None], "finite"),
-        (["renew", b"id", "x", float("inf"), [], None, None], "finite"),
-        (["renew", b"id", "x", 1.0, ["w"] * 4097, None, None], "4097"),
+        (["renew", b"id", "x" * 70_000, 1.0, [], None, None, []], "max_str_len"),
+        (["renew", b"id", "x", float("nan"), [], None, None, []], "finite"),
+        (["renew", b"id", "x", float("inf"), [], None, None, []], "finite"),
+        (["renew", b"id", "x", 1.0, ["w"] * 4097, None, None, []], "4097"),
     ],
     ids=["bytes", "int", "text", "nan", "inf", "list"],
 )
@@ -98,7 +98,7 @@ def test_every_field_has_a_size(message: list[Any], text: str) -> None:
 
 
 def test_a_missing_field_says_what_to_do() -> None:
-    with pytest.raises(ProtocolError, match="expected 6 fields in 'renew' of protocol 2, found 0; install the same"):
+    with pytest.raises(ProtocolError, match="expected 7 fields in 'renew' of protocol 2, found 0; install the same"):
         p.decode(_packb(["renew"]))
 
 

@@ -164,7 +164,7 @@ def test_a_revoked_key_ends_what_was_done_with_it() -> None:
     told = pool.table.handle(Revoked("eve"), pool.now)
     kinds = {(action.peer, action.message.kind) for action in told}
     assert {(b"eve", "lease_lost"), (b"w1", "lease_ended"), (b"eve", "refused")} <= kinds
-    renew = p.Renew(bobs.lease_id, "zmqcarla/Carla-v0", 30.0, ("w0",), None, None)
+    renew = p.Renew(bobs.lease_id, "zmqcarla/Carla-v0", 30.0, ("w0",), None, None, ())
     (renewed,) = pool.table.handle(Received(b"bob", renew, (), "bob"), pool.now)
     assert isinstance(renewed.message, p.Renewed)
     assert renewed.message.workers[0] in {"w1", "w2"}
@@ -181,7 +181,7 @@ def test_a_key_does_nothing_in_the_name_of_another() -> None:
     pool.step(lease_id, 1, (0,))
     forged: list[p.Message] = [
         p.Command(lease_id, 2, (0,), ("step",)),
-        p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, ("w0",), None, None),
+        p.Renew(lease_id, "zmqcarla/Carla-v0", 30.0, ("w0",), None, None, ()),
         p.Release(lease_id),
         p.Probe(lease_id),
         p.Ready(p.PROTOCOL, "w0", 9, 666, b"", -1, 0),

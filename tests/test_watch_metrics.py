@@ -15,6 +15,7 @@ from pools import ready_pool
 
 from zmqcarla.broker.errors import AddressInUseError
 from zmqcarla.broker.logs import JsonFormatter
+from zmqcarla.broker.protocol import STEP_TIMES
 from zmqcarla.pool import LocalPool
 from zmqcarla.watch.metrics import CONTENT_TYPE, metrics_text, serving_metrics
 
@@ -47,14 +48,19 @@ def _sum(samples: dict[str, float], name: str) -> float:
 def test_a_scrape_shows_what_the_broker_knows(pool: LocalPool, new_vec_env: NewVecEnv) -> None:
     vec = new_vec_env(1, "client_envs:Counter-v0", None, pool.address)
     vec.reset()
-    vec.step(vec.action_space.sample())
+    for _ in range(2):
+        vec.step(vec.action_space.sample())
     with serving_metrics(pool.address, 0) as port:
         samples = _scrape(port)
         assert samples["zmqcarla_up"] == 1
         assert samples['zmqcarla_workers{state="ready"}'] == 2
         assert samples["zmqcarla_workers_free"] == 1
         assert [value for name, value in samples.items() if "lease_rows" in name] == [1]
-        wait_until(lambda: _sum(_scrape(port), "worker_steps_total") == 1, "a heartbeat")
+        wait_until(lambda: _sum(_scrape(port), "worker_steps_total") == 2, "a heartbeat")
+        wait_until(lambda: _sum(_scrape(port), "lease_step_p99_ms") > 0, "a renewal")
+        parts = {name: _sum(_scrape(port), f"lease_{name}") for name in STEP_TIMES}
+        assert parts["step_p50_ms"] >= parts["env_p50_ms"] > 0
+        assert parts["policy_p50_ms"] > 0
         with pytest.raises(urllib.error.HTTPError, match="404"):
             _scrape(port, "/")
         with pytest.raises(AddressInUseError, match="pass another --metrics PORT"), serving_metrics(pool.address, port):
@@ -64,6 +70,7 @@ def test_a_scrape_shows_what_the_broker_knows(pool: LocalPool, new_vec_env: NewV
 def test_without_a_broker_it_is_down_and_labels_are_escaped() -> None:
     assert metrics_text(None).endswith("zmqcarla_up 0\n")
     lease = {"lease": "ab", "env_id": 'a"b\\c\nd', "num_envs": 1, "commands": 0, "silent_s": 0.0}
+    lease |= dict.fromkeys(STEP_TIMES)
     text = metrics_text({"workers": [], "leases": [lease], "queue": []})
     assert r'zmqcarla_lease_rows{lease="ab",env_id="a\"b\\c\nd"} 1' in text.splitlines()
 

@@ -43,6 +43,11 @@ WORKER: dict[str, Any] = {
 LEASE = {"lease": "0123456789abcdef", "num_envs": 16, "env_id": "zmqcarla/Carla-v0", "commands": 5} | {
     "age_s": 100.0,
     "silent_s": 0.25,
+    "step_p50_ms": 1234.5,
+    "step_p99_ms": 2345.6,
+    "env_p50_ms": 1200.0,
+    "transport_p50_ms": 0.345,
+    "policy_p50_ms": 34.56,
 }
 POOL: dict[str, Any] = {"workers": [WORKER], "leases": [LEASE], "queue": []}
 
@@ -58,7 +63,8 @@ def shown(width: int, rates: dict[str, float] | None = None) -> str:
 @pytest.mark.parametrize("width", [80, 200])
 def test_nothing_is_cut_off(width: int, rates: dict[str, float] | None) -> None:
     lines = shown(width, rates).splitlines()
-    assert len(lines) == 3  # nothing wraps
+    assert len(lines) == 4  # nothing wraps
+    assert lines[-1] == ("  step 1234 ms (p99 2346): env 1200, transport 0.34; policy 34.6")
     words = lines[1].split()
     expected = ["starting", "100", "01234567/12", "6800"]
     expected += ["10", "32000", "4194304"] if rates is None or width == 200 else ["123.4", "resetting"]
@@ -78,7 +84,7 @@ def test_retiring_leaking_and_spare_workers_are_seen(width: int) -> None:
     lines = [line.rstrip() for line in capture.get().splitlines()]
     assert [line.split()[1] for line in lines[1:4]] == ["ready!", "ready", "retiring"]
     assert lines[4] == f"! {WORKER['worker_id']}: server grows without end, +500 MiB/h"
-    assert lines[-1] == "spare: 1 free workers"
+    assert lines[-1] == "spare: 1 free worker"
     assert ("+500" in lines[1]) == (width == 200)
 
 

@@ -48,7 +48,7 @@ def growth_violations(grown: dict[str, tuple[float, float, float | None]]) -> li
 
 
 def fault_table(report: dict[str, Any]) -> Table:
-    """What was done, and what the ledger has of it: hidden by another fault, or harmless because it had to cause nothing."""
+    """What was done, and what the ledger has of it: some by another fault hidden, some harmless."""
     table = Table(Column("fault", no_wrap=True), title=_headline(report).partition(" (")[0], title_justify="left")
     for name in ("struck", "in the ledger", "hidden", "harmless"):
         table.add_column(name, justify="right")

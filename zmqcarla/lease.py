@@ -32,6 +32,7 @@ from zmqcarla.broker.errors import (
 )
 from zmqcarla.broker_socket import Handshakes, dealer
 from zmqcarla.packed_steps import read_plain, unpack_answer
+from zmqcarla.step_times import StepTimes
 
 _SLICE_MS: Final = 500
 """How long a wait sleeps before it looks whether the lease still lives."""
@@ -73,6 +74,11 @@ class RowLease(Protocol):
     @property
     def workers(self) -> Sequence[str]:
         """The worker behind each row."""
+        ...
+
+    @property
+    def step_times(self) -> StepTimes:
+        """Takes the times of the vector env's steps."""
         ...
 
     @property
@@ -140,6 +146,7 @@ class Lease:
         self._socket = socket
         self._early: collections.deque[list[bytes]] = collections.deque()  # came while a probe was waited for
         self._news = _News()
+        self.step_times = StepTimes()
         self._sent_to = b""  # boot_id of the broker that knows the unanswered commands
         self._unanswered: dict[int, list[bytes]] = {}
         self._sent_at = 0.0
@@ -184,7 +191,7 @@ class Lease:
         lease._lease_id = leased.lease_id
         lease._news.boot_id, lease._news.workers = leased.boot_id, leased.workers
         lease._ttl_s = ttl_s
-        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers, simulator, gpu))
+        lease._start_renewal(p.Renew(leased.lease_id, env_id, float(ttl_s), leased.workers, simulator, gpu, ()))
         return lease
 
     def _ask(self, request: p.LeaseRequest, on_wait: Callable[[p.Queued], None] | None) -> p.Leased:
@@ -210,7 +217,7 @@ class Lease:
                         raise ProtocolError(f"expected an answer to a lease request, found {message.kind!r}")
 
     def _start_renewal(self, message: p.Renew) -> None:
-        arguments = (self._context, self.address, message, self._stop, self._news)
+        arguments = (self._context, self.address, message, self._stop, self._news, self.step_times)
         self._renewal = threading.Thread(target=_renew, args=arguments, name="zmqcarla-lease", daemon=True)
         self._renewal.start()
         self._finalizer = weakref.finalize(
@@ -405,7 +412,12 @@ class Lease:
 
 
 def _renew(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, message: p.Renew, stop: threading.Event, news: _News
+    context: zmq.Context[zmq.Socket[bytes]],
+    address: str,
+    message: p.Renew,
+    stop: threading.Event,
+    news: _News,
+    times: StepTimes,
 ) -> None:
     """Body of the background thread; holds no reference to the Lease, so that a forgotten one is collected."""
     socket = dealer(context)
@@ -413,7 +425,8 @@ def _renew(
         p.connect_to_broker(socket, address)
         while not stop.wait(p.HEARTBEAT_S):
             if socket.poll(0, zmq.POLLOUT):
-                socket.send(p.encode(dataclasses.replace(message, workers=news.workers)), zmq.NOBLOCK)
+                now = dataclasses.replace(message, workers=news.workers, step_times_ms=times.told_ms())
+                socket.send(p.encode(now), zmq.NOBLOCK)
             news.unanswered += 1
             while socket.poll(0):
                 answer = p.decode(socket.recv_multipart()[0])

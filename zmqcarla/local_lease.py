@@ -21,6 +21,7 @@ import numpy as np
 from zmqcarla.broker.errors import CommandTimeoutError, LeaseError, LeaseLostError
 from zmqcarla.lease import Outcome
 from zmqcarla.local_children import Child, LocalChildren
+from zmqcarla.step_times import StepTimes
 
 _SLICE_S: Final = 0.5
 _PLAIN: Final = frozenset({np.ndarray, np.float32, np.float64, np.int64, int, float, str})
@@ -36,6 +37,7 @@ class LocalLease:
 
     Attributes:
         workers: what each row is called in messages.
+        step_times: of the vector env.
     """
 
     unpack = staticmethod(pickle.loads)
@@ -48,6 +50,7 @@ class LocalLease:
         self._asked: dict[int, Child] = {}
         self._settled: list[Outcome] = []
         self._children = LocalChildren(num_envs)
+        self.step_times = StepTimes()
         self._finalizer = weakref.finalize(self, _end, os.getpid(), self._children)
 
     @staticmethod

@@ -50,7 +50,6 @@ from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.spaces import build
 from zmqcarla.snapshots import SnapshotCalls
-from zmqcarla.step_times import StepTimes
 
 DEFAULT_TIMEOUT_S: Final = 600.0
 """A bound above the workers' own limits, which cut a hang earlier and truncate its row."""
@@ -101,7 +100,7 @@ class VectorEnv(SnapshotCalls):
         self._pending: tuple[int, int, list[int]] = (0, 0, [])  # (seq, slot, rows) of the call that is under way
         self._resets_pending = False
         self._sent_at = 0.0
-        self._times = StepTimes()
+        self._times = lease.step_times
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
             self._states = RowStates(self.num_envs, self.autoreset_mode)
@@ -289,7 +288,7 @@ class VectorEnv(SnapshotCalls):
             with UpstreamTimeout("step_wait", timeout):
                 raise
         if not self._resets_pending:
-            self._times.add(time.perf_counter() - self._sent_at, batch.slowest_s)
+            self._times.add(self._sent_at, time.perf_counter(), batch.slowest_s)
         infos = batch.columns
         if batch.infos:
             self._ends.add_final_observations(batch, range(self.num_envs))
@@ -415,8 +414,8 @@ class VectorEnv(SnapshotCalls):
         """Rows, slots, copies because all slots were held, and where the time of the latest steps went.
 
         `timing` covers the last steps without a reset among them: `step_ms` from step_async to the end of step_wait,
-        `worker_ms` the part of the slowest worker's env, `bus_ms` the rest (transport, broker, client, policy between
-        the two calls); p50, p99 and mean of each.
+        `worker_ms` the part of the slowest worker's env, `bus_ms` the rest (transport, broker, client, and what the
+        caller did between the two calls), `policy_ms` from there to the next step; p50, p99 and mean of each.
         """
         rows = self._living_rows()
         return {

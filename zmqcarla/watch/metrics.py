@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 from zmqcarla.broker.errors import AddressInUseError, ZmqCarlaError
+from zmqcarla.broker.protocol import STEP_TIMES
 from zmqcarla.lease import ask_status
 
 _HOST: Final = "127.0.0.1"
@@ -46,6 +47,10 @@ def metrics_text(pool: Mapping[str, Any] | None) -> str:
         add("lease_commands_total", "counter", text, [(labels, one["commands"]) for labels, one in leases])
         text = "Seconds since the client was heard."
         add("lease_silent_seconds", "gauge", text, [(labels, one["silent_s"]) for labels, one in leases])
+        for name in STEP_TIMES:
+            text = "Milliseconds of the latest steps, as the client measures them."
+            told = [(labels, one[name]) for labels, one in leases if one[name] is not None]
+            add(f"lease_{name}", "gauge", text, told)
         add("queued_requests", "gauge", "Requests for a lease that wait.", [({}, len(pool["queue"]))])
         waited = max([one["waiting_s"] for one in pool["queue"]], default=0.0)
         add("queue_wait_seconds", "gauge", "Of the request that waits longest.", [({}, waited)])

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from zmqcarla.broker.protocol import STEP_TIMES
+
 _WIDE: Final = 110
 """Terminals from here on have room for all columns."""
 _NARROW_ID: Final = 16
@@ -31,7 +33,7 @@ def pool_view(pool: Mapping[str, Any], width: int, rates: Mapping[str, float] | 
     return Group(
         _workers_table(pool["workers"], width, rates),
         *[Text(_leak_line(worker), style="yellow") for worker in pool["workers"] if worker["leaks"]],
-        *[Text(_lease_line(lease)) for lease in pool["leases"]],
+        *[Text(line) for lease in pool["leases"] for line in _lease_lines(lease)],
         *_spare_lines(pool),
         *[Text(_queue_line(request)) for request in pool["queue"]],
     )
@@ -126,14 +128,24 @@ def _spare_lines(pool: Mapping[str, Any]) -> list[Text]:
     free = sum(
         worker["state"] == "ready" and not worker["lease"] and not worker["retiring"] for worker in pool["workers"]
     )
-    return [Text(f"spare: {free} free workers")] if free and pool["leases"] else []
+    return [Text(f"spare: {free} free worker{'s' * (free != 1)}")] if free and pool["leases"] else []
 
 
-def _lease_line(lease: Mapping[str, Any]) -> str:
-    return (
+def _lease_lines(lease: Mapping[str, Any]) -> list[str]:
+    """Who it is, and where the time of its steps goes."""
+    lines = [
         f"lease {lease['lease'][:8]}: {lease['num_envs']} x {lease['env_id']}, {lease['commands']} commands, "
         f"{lease['age_s']:.0f} s old, heard {lease['silent_s']:.1f} s ago"
-    )
+    ]
+    if lease["step_p50_ms"] is not None:
+        step, p99, env, transport, policy = (_ms(lease[name]) for name in STEP_TIMES)
+        parts = f"env {env}, transport {transport}; policy {policy}"
+        lines.append(f"  step {step} ms (p99 {p99}): {parts}")
+    return lines
+
+
+def _ms(value_ms: float) -> str:
+    return f"{value_ms:.2f}" if value_ms < 1 else f"{value_ms:.1f}" if value_ms < 100 else f"{value_ms:.0f}"
 
 
 def _queue_line(request: Mapping[str, Any]) -> str:
