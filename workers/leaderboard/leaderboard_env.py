@@ -8,13 +8,15 @@ what it is worth is decided by the code of the checkouts (see `checkout`), which
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from zmqcarla.broker.errors import SnapshotError
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.episode import Episode
 from zmqcarla.workers.leaderboard import checkout
 from zmqcarla.workers.leaderboard.official_episode import OfficialEpisode
+from zmqcarla.workers.observation import Observation
 from zmqcarla.workers.routes import RouteSpec
 from zmqcarla.workers.session import Session
 
@@ -35,8 +37,11 @@ class LeaderboardEnv(CarlaEnv):
     `info["driving_score"]`, `info["infractions"]` and `info["episode_summary"]` (the route's record of the result file)
     come from the checkout's statistics. An episode of a Leaderboard scenario ends when its behaviour tree ends:
     "route_completed", "off_route", "blocked" or "route_timeout"; a collision ends it only with
-    `terminate_on_collision=True`.
+    `terminate_on_collision=True`. A snapshot of it can be restored by replay only.
     """
+
+    scenarios: ClassVar[str] = "Leaderboard"
+    levels: ClassVar[tuple[str, ...]] = ("replay",)
 
     def __init__(
         self,
@@ -74,16 +79,14 @@ class LeaderboardEnv(CarlaEnv):
         self._traffic_manager_seed = traffic_manager_seed
         super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
 
-    def save_snapshot(self, name: str | None = None) -> str:
-        """Refuse: what the scenarios know stands in behaviour trees and class variables of the checkout.
-
-        Raises:
-            SnapshotError: always.
-        """
-        raise SnapshotError(
-            "expected an env whose state can be saved, found one whose scenarios are the Leaderboard's own: they keep "
-            "theirs in behaviour trees that cannot be copied; reset with the same seed and repeat the actions instead"
-        )
+    def _go_back(self, options: Mapping[str, Any], seed: int | None) -> tuple[Observation, dict[str, Any]]:
+        if options.get("level", "state") == "state":
+            raise SnapshotError(
+                "expected level='replay', found level='state': what the Leaderboard's own scenarios know stands in "
+                "behaviour trees and class variables that cannot be copied; at 'replay' the episode begins anew with "
+                "its seed and drives its actions again"
+            )
+        return super()._go_back(options, seed)
 
     def _new_episode(self, session: Session, options: dict[str, Any], spec: RouteSpec | None) -> Episode:
         unknown = sorted(set(options) - {"route", "difficulty"})
