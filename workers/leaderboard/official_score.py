@@ -77,9 +77,7 @@ class OfficialScore(Score):
         """Return what was counted so far, to be compared; actors of another world have other ids."""
         return {
             "scores": self.record["scores"],
-            "infractions": [
-                (each.kind, each.tick.time_s, _ID.sub("", each.message or "")) for each in self.infractions
-            ],
+            "infractions": [(each.kind, each.tick.time_s, _ID.sub("", each.message)) for each in self.infractions],
         }
 
     def finish(self) -> None:
