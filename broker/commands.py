@@ -6,7 +6,6 @@ again, and no answer, nor the news of a death, which is told once, may be lost w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from zmqcarla.broker import protocol as p
@@ -46,7 +45,7 @@ def repeated(lease: Lease, seq: int, client: bytes) -> list[Send] | None:
     return None
 
 
-def dispatch(lease: Lease, row: int, command: RowCommand, worker: Worker | None) -> Iterator[Send]:
+def dispatch(lease: Lease, row: int, command: RowCommand, worker: Worker | None) -> list[Send]:
     """Hand one row's part of a command to its worker, hold it for a worker that restarts, or settle it at once."""
     entry = lease.rows[row]
     if command.op == "rebuild":  # the client knows of the death: its supervisor told it on the board
@@ -59,9 +58,10 @@ def dispatch(lease: Lease, row: int, command: RowCommand, worker: Worker | None)
     elif worker is not None and worker.state == "ready":
         entry.under_way = command
         message = p.RowCommand(lease.lease_id, row, command.seq, command.op)
-        yield Send(worker.env_process, message, (command.payload,))
+        return [Send(worker.env_process, message, (command.payload,))]
     else:
         entry.held = command
+    return []
 
 
 def settle(lease: Lease, row: int, seq: int, outcome: str, payload: bytes) -> bool:
@@ -76,11 +76,11 @@ def settle(lease: Lease, row: int, seq: int, outcome: str, payload: bytes) -> bo
     return True
 
 
-def finish(lease: Lease, seq: int) -> Iterator[Send]:
+def finish(lease: Lease, seq: int) -> list[Send]:
     """Answer a command when all its rows are settled."""
     pending = lease.pending.get(seq)
     if pending is None or pending.waiting:
-        return
+        return []
     del lease.pending[seq]
     settled = [pending.outcomes[row] for row in pending.rows]
     reply = p.CommandReply(lease.lease_id, seq, pending.rows, tuple([outcome for outcome, _ in settled]))
@@ -88,7 +88,7 @@ def finish(lease: Lease, seq: int) -> Iterator[Send]:
     lease.told.append(told)
     while sum(len(one.reply.rows) for one in lease.told) > len(lease.rows):
         lease.told.popleft()
-    yield Send(pending.client, reply, told.payloads)
+    return [Send(pending.client, reply, told.payloads)]
 
 
 def owed(lease: Lease, row: int) -> list[int]:

@@ -270,7 +270,7 @@ class LeaseTable:
             yield from self._dispatch(lease, row, RowCommand(message.seq, op, payload))
         yield from commands.finish(lease, message.seq)
 
-    def _dispatch(self, lease: Lease, row: int, command: RowCommand) -> Iterator[Send]:
+    def _dispatch(self, lease: Lease, row: int, command: RowCommand) -> list[Send]:
         worker = self._workers.get(lease.rows[row].worker_id)
         return commands.dispatch(lease, row, command, worker)
 
@@ -396,15 +396,22 @@ class LeaseTable:
             yield from commands.finish(lease, command.seq)
 
     def _row_reply(self, message: p.RowReply, event: Received, now: float) -> Iterator[Send]:
-        lease = self._leases.get(message.lease_id)
-        if lease is None or not 0 <= message.row < len(lease.rows) or len(event.payloads) != 1:
-            return
-        worker = self._workers.get(lease.rows[message.row].worker_id)
-        if worker is None or worker.env_process != event.peer:
-            return  # a peer that does not own the row
-        outcome = "ok" if message.outcome == "ok" else "error"
-        if commands.settle(lease, message.row, message.seq, outcome, event.payloads[0]):
-            yield from commands.finish(lease, message.seq)
+        if len(event.payloads) == 1:
+            outcome = "ok" if message.outcome == "ok" else "error"
+            payload = event.payloads[0]
+            yield from self.row_done(event.peer, message.lease_id, message.row, message.seq, payload, outcome)
+
+    def row_done(
+        self, peer: bytes, lease_id: bytes, row: int, seq: int, payload: bytes, outcome: str = "ok"
+    ) -> list[Send]:
+        """What to send because a worker has answered: the one event of which a step has n, so it takes no detour."""
+        lease = self._leases.get(lease_id)
+        if lease is None or not 0 <= row < len(lease.rows):
+            return []
+        worker = self._workers.get(lease.rows[row].worker_id)
+        if worker is None or worker.env_process != peer:
+            return []  # a peer that does not own the row
+        return commands.finish(lease, seq) if commands.settle(lease, row, seq, outcome, payload) else []
 
     def _worker_lost(self, message: p.WorkerLost, event: Received, now: float) -> Iterator[Send]:
         worker = self._worker_of(message.worker_id, event)

@@ -4,6 +4,7 @@ A message is a list of ZeroMQ frames:
 
     [header]                            msgpack array [kind, field, field, ...]
     [header][payload][payload]...       commands and replies: one payload frame a row, opaque to the broker
+    [head and payloads]                 the same, of steps; see `zmqcarla.broker.step_frames`
 
 Payloads, packed with `pack` (-> the payload of an "ok" reply):
 
@@ -12,6 +13,7 @@ Payloads, packed with `pack` (-> the payload of an "ok" reply):
     reset   {slot, seed, options}                     -> {info, inline}
     rebuild {open, attach, slot, seed, options}       -> {info, inline, visible}   all three, in a worker new to it
     step    [slot, action]                            -> [reward, terminated, truncated, info, inline, busy_s]
+            or a packed step (zmqcarla.broker.step_frames), which is answered by one
     call    {name, args, kwargs}                      -> the value
     set_attr {name, value}                            -> null
 
@@ -32,10 +34,11 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, Union, cast, get_args, get_origin
+from typing import Any, Final, Union, cast, get_args, get_origin
 
 import msgpack
 
+from zmqcarla.broker import step_frames
 from zmqcarla.broker.address import admin_address, default_address, is_served, runtime_directory
 from zmqcarla.broker.codec import pack, unpack
 from zmqcarla.broker.errors import ProtocolError, ProtocolVersionError
@@ -49,16 +52,105 @@ from zmqcarla.broker.keys import (
     keys_for,
 )
 from zmqcarla.broker.logs import log_to_stderr
+from zmqcarla.broker.messages import (
+    AUTORESET_SAME_STEP,
+    DEFAULT_TTL_S,
+    EXIT_DRAINED,
+    EXIT_SIMULATOR_FAILED,
+    HEARTBEAT_S,
+    KINDS,
+    MAX_FRAMES,
+    MAX_HEADER_BYTES,
+    MAX_ID_BYTES,
+    MAX_INT,
+    MAX_PAYLOAD_BYTES,
+    MAX_ROWS,
+    MAX_TEXT_BYTES,
+    OPS,
+    OUTCOMES,
+    PROTOCOL,
+    AdminReply,
+    AdminRequest,
+    Command,
+    CommandReply,
+    Heartbeat,
+    Leased,
+    LeaseEnded,
+    LeaseLost,
+    LeaseRequest,
+    Message,
+    Probe,
+    ProbeReply,
+    Queued,
+    Ready,
+    Refused,
+    Register,
+    Rejected,
+    Release,
+    Renew,
+    Renewed,
+    RowCommand,
+    RowReply,
+    StatusReply,
+    StatusRequest,
+    SupervisorOrder,
+    UnknownWorker,
+    Unregister,
+    Welcome,
+    WorkerLost,
+)
+from zmqcarla.broker.socket_frames import NO_WAIT, receive_frames, send_frames
 
 __all__ = [
     "AUTORESET_SAME_STEP",
+    "DEFAULT_TTL_S",
     "EXIT_DRAINED",
     "EXIT_SIMULATOR_FAILED",
+    "HEARTBEAT_S",
     "INSECURE_VARIABLE",
     "KEYS_VARIABLE",
     "KINDS",
+    "MAX_FRAMES",
+    "MAX_HEADER_BYTES",
+    "MAX_ID_BYTES",
+    "MAX_INT",
+    "MAX_PAYLOAD_BYTES",
+    "MAX_ROWS",
+    "MAX_TEXT_BYTES",
+    "NO_WAIT",
+    "OPS",
+    "OUTCOMES",
     "PROTOCOL",
+    "AdminReply",
+    "AdminRequest",
+    "Command",
+    "CommandReply",
+    "Heartbeat",
     "KeyFolder",
+    "LeaseEnded",
+    "LeaseLost",
+    "LeaseRequest",
+    "Leased",
+    "Message",
+    "Probe",
+    "ProbeReply",
+    "Queued",
+    "Ready",
+    "Refused",
+    "Register",
+    "Rejected",
+    "Release",
+    "Renew",
+    "Renewed",
+    "RowCommand",
+    "RowReply",
+    "StatusReply",
+    "StatusRequest",
+    "SupervisorOrder",
+    "UnknownWorker",
+    "Unregister",
+    "Welcome",
+    "WorkerLost",
     "admin_address",
     "check_may_serve",
     "check_protocol",
@@ -66,411 +158,21 @@ __all__ = [
     "decode",
     "default_address",
     "encode",
+    "from_frames",
     "is_served",
     "key_folder",
     "keys_for",
     "log_to_stderr",
     "pack",
+    "receive_frames",
     "runtime_directory",
+    "send_frames",
+    "step_frames",
+    "to_frames",
     "unpack",
 ]
 
-PROTOCOL: Final = 1
-
-MAX_HEADER_BYTES: Final = 1 << 20
-MAX_PAYLOAD_BYTES: Final = 64 << 20
-MAX_ROWS: Final = 4096
-"""Of a lease, and the longest list in a header."""
-MAX_FRAMES: Final = 1 + MAX_ROWS
-MAX_TEXT_BYTES: Final = 1 << 16
-"""Of one text in a header."""
-MAX_ID_BYTES: Final = 64
-_MAX_INT: Final = (1 << 63) - 1
-
-HEARTBEAT_S: Final = 1.0
-"""How often clients renew their leases, supervisors report their workers and idle env processes announce themselves."""
-DEFAULT_TTL_S: Final = 30.0
-"""A peer that has been silent for this long is dead."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Message:
-    """Base of all messages; `kind` is the first element of the header."""
-
-    kind: ClassVar[str] = ""
-
-
-# --- client to broker ---
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeaseRequest(Message):
-    """Ask for `num_envs` workers that may run `env_id`."""
-
-    kind: ClassVar[str] = "lease_request"
-    protocol: int
-    request_id: bytes
-    num_envs: int
-    env_id: str
-    timeout_s: float
-    """How long the request may wait in the queue."""
-    ttl_s: float
-    """The lease ends when it has not been renewed for this long."""
-    simulator: str | None
-    """Only workers with this simulator ("embedded", "carla", "none"); None for any."""
-    gpu: int | None
-    """Only workers on this GPU; None for any."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Renew(Message):
-    """The client of the lease lives; says all that a broker which was restarted has to know."""
-
-    kind: ClassVar[str] = "renew"
-    lease_id: bytes
-    env_id: str
-    ttl_s: float
-    workers: tuple[str, ...]
-    """As the last Leased or Renewed said."""
-    simulator: str | None
-    """As in the LeaseRequest."""
-    gpu: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Command(Message):
-    """One command to some rows of a lease; payload frame i belongs to rows[i]."""
-
-    kind: ClassVar[str] = "command"
-    lease_id: bytes
-    seq: int
-    """Grows by one with every command of the lease; a worker never does one (row, seq) twice."""
-    rows: tuple[int, ...]
-    ops: tuple[str, ...]
-    """One of OPS for each row."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Release(Message):
-    """The client is done with the lease."""
-
-    kind: ClassVar[str] = "release"
-    lease_id: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Probe(Message):
-    """Rows that step over the board are late: does the broker know of a death that their supervisor could not tell?"""
-
-    kind: ClassVar[str] = "probe"
-    lease_id: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StatusRequest(Message):
-    """Ask for the state of the pool."""
-
-    kind: ClassVar[str] = "status_request"
-    protocol: int
-    request_id: bytes
-
-
-# --- broker to client ---
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Queued(Message):
-    """The request waits; sent once a second so that the client can show progress."""
-
-    kind: ClassVar[str] = "queued"
-    request_id: bytes
-    position: int
-    """0 for the next to be served."""
-    suitable_free: int
-    suitable_total: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Leased(Message):
-    """The request is served: row i is worker workers[i]."""
-
-    kind: ClassVar[str] = "leased"
-    request_id: bytes
-    lease_id: bytes
-    boot_id: bytes
-    workers: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Renewed(Message):
-    """The broker knows the lease; with another boot_id than before, the client sends its pending command again."""
-
-    kind: ClassVar[str] = "renewed"
-    lease_id: bytes
-    boot_id: bytes
-    workers: tuple[str, ...]
-    """Of each row now: the row of a worker that is gone passes to a free one."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Refused(Message):
-    """The request ends without a lease."""
-
-    kind: ClassVar[str] = "refused"
-    request_id: bytes
-    reason: str
-    """"timeout", "impossible" or "protocol"."""
-    text: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CommandReply(Message):
-    """All rows of a command are settled; payload frame i belongs to rows[i]."""
-
-    kind: ClassVar[str] = "command_reply"
-    lease_id: bytes
-    seq: int
-    rows: tuple[int, ...]
-    outcomes: tuple[str, ...]
-    """One of OUTCOMES for each row."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProbeReply(Message):
-    """Rows that are lost or gone, with what is known in payload frame i; told until it is rebuilt."""
-
-    kind: ClassVar[str] = "probe_reply"
-    lease_id: bytes
-    rows: tuple[int, ...]
-    outcomes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeaseLost(Message):
-    """The broker does not know the lease, or has ended it."""
-
-    kind: ClassVar[str] = "lease_lost"
-    lease_id: bytes
-    text: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StatusReply(Message):
-    """The state of the pool; the payload frame is a packed dict, see `LeaseTable.statistics`."""
-
-    kind: ClassVar[str] = "status_reply"
-    request_id: bytes
-
-
-# --- administrator to broker and back, over the admin socket ---
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AdminRequest(Message):
-    """Restart workers, scale the pool, or drain it."""
-
-    kind: ClassVar[str] = "admin_request"
-    protocol: int
-    request_id: bytes
-    order: str
-    """"restart", "scale" or "drain"."""
-    workers: tuple[str, ...]
-    """Whom to restart; empty for all."""
-    count: int
-    """How many workers the pool is to have, for "scale"."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AdminReply(Message):
-    """What the order means; it is under way, not done."""
-
-    kind: ClassVar[str] = "admin_reply"
-    request_id: bytes
-    refused: bool
-    text: str
-    workers: tuple[str, ...]
-    """Those whom it concerns."""
-
-
-# --- worker to broker ---
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Register(Message):
-    """A supervisor offers a worker."""
-
-    kind: ClassVar[str] = "register"
-    protocol: int
-    worker_id: str
-    host: str
-    supervisor_pid: int
-    simulator: str
-    """"embedded", "carla" or "none"."""
-    gpu: int | None
-    port: int | None
-    """The RPC port of its CARLA server."""
-    env_patterns: tuple[str, ...]
-    """fnmatch patterns of the env ids that it may run."""
-    ttl_s: float
-    """The worker is lost when its supervisor has been silent for this long."""
-    retiring: bool = False
-    """It gets no new lease, and stops when the one that it has ends."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Heartbeat(Message):
-    """The supervisor of these workers lives; what it sees of each, in the order of `worker_ids`."""
-
-    kind: ClassVar[str] = "heartbeat"
-    worker_ids: tuple[str, ...]
-    phases: tuple[str, ...]
-    """What the env process does, "absent" while there is none."""
-    steps: tuple[int, ...]
-    """Done since the supervisor started."""
-    restarts: tuple[int, ...]
-    """Since the supervisor started."""
-    env_rss_bytes: tuple[int, ...]
-    """Resident memory of the env process and its children."""
-    server_rss_bytes: tuple[int, ...]
-    """Resident memory of the CARLA server; 0 where it is not the supervisor's."""
-    server_vram_bytes: tuple[int, ...]
-    """GPU memory of the CARLA server; 0 where nobody can tell."""
-    growth_bytes_per_h: tuple[float, ...]
-    """Of both in main memory, over the last hour; 0 while nothing can be said."""
-    leaks: tuple[str, ...]
-    """What grows without end: "env process", "server", "server's GPU memory", several with commas, or empty."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unregister(Message):
-    """The supervisor takes the worker away in good order."""
-
-    kind: ClassVar[str] = "unregister"
-    worker_id: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class WorkerLost(Message):
-    """The env process of this incarnation is dead (after waitpid)."""
-
-    kind: ClassVar[str] = "worker_lost"
-    worker_id: str
-    incarnation: int
-    reason: str
-    exit_code: int
-    """As subprocess.Popen.returncode: negative for a signal."""
-    restarts: int
-    """How often the worker has been restarted so far."""
-    final: bool
-    """The restart budget is spent: the worker will not come back."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ready(Message):
-    """The env process waits for commands; announced at the start and every HEARTBEAT_S while idle."""
-
-    kind: ClassVar[str] = "ready"
-    protocol: int
-    worker_id: str
-    incarnation: int
-    """1 for the first env process of the worker, one more for each restart."""
-    pid: int
-    lease_id: bytes
-    """Empty when it serves none."""
-    row: int
-    seq: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RowReply(Message):
-    """The answer to one RowCommand; one payload frame."""
-
-    kind: ClassVar[str] = "row_reply"
-    lease_id: bytes
-    row: int
-    seq: int
-    outcome: str
-    """"ok" or "error"."""
-
-
-# --- broker to worker ---
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Welcome(Message):
-    """The broker knows the worker (answer to Register)."""
-
-    kind: ClassVar[str] = "welcome"
-    worker_id: str
-    boot_id: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class UnknownWorker(Message):
-    """The broker does not know the worker (a restarted broker): register again."""
-
-    kind: ClassVar[str] = "unknown_worker"
-    worker_id: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RowCommand(Message):
-    """One row's share of a Command; one payload frame."""
-
-    kind: ClassVar[str] = "row_command"
-    lease_id: bytes
-    row: int
-    seq: int
-    op: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeaseEnded(Message):
-    """To the env process: close the env and forget the arena. To the supervisor: sweep abandoned segments."""
-
-    kind: ClassVar[str] = "lease_ended"
-    lease_id: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SupervisorOrder(Message):
-    """An administrator's will, to the supervisor: restart, retire or stop a worker, or add one more."""
-
-    kind: ClassVar[str] = "supervisor_order"
-    order: str
-    """"restart", "retire", "stop" or "add"."""
-    worker_id: str
-    """Empty for "add"."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rejected(Message):
-    """The last message was not accepted; the text says what was expected."""
-
-    kind: ClassVar[str] = "rejected"
-    text: str
-
-
-OPS: Final = frozenset({"open", "attach", "reset", "rebuild", "step", "call", "set_attr"})
-AUTORESET_SAME_STEP: Final = "SameStep"
-"""The value of gymnasium's AutoresetMode.SAME_STEP: the only mode in which the worker resets by itself."""
-EXIT_SIMULATOR_FAILED: Final = 70
-"""Exit code of an env process whose simulator stopped answering: its supervisor restarts both."""
-EXIT_DRAINED: Final = 71
-"""Exit code of a supervisor whose last worker was taken away: nobody is to start it again."""
-OUTCOMES: Final = frozenset({"ok", "error", "lost", "gone"})
-"""ok and error come from the env; lost: the worker died and restarts; gone: it will not come back."""
-
-KINDS: Final[dict[str, type[Message]]] = {
-    message.kind: message
-    for message in (
-        LeaseRequest, Renew, Command, Release, Probe, StatusRequest,
-        Queued, Leased, Renewed, Refused, CommandReply, ProbeReply, LeaseLost, StatusReply,
-        Register, Heartbeat, Unregister, WorkerLost, Ready, RowReply,
-        Welcome, UnknownWorker, RowCommand, LeaseEnded, SupervisorOrder, Rejected,
-        AdminRequest, AdminReply,
-    )
-}  # fmt: skip
+_STEP_MARK: Final = bytes([step_frames.MARK])
 
 
 def encode(message: Message) -> bytes:
@@ -508,6 +210,26 @@ def decode(header: bytes) -> Message:
             "install the same zmqcarla release on client, broker and workers"
         )
     return message_type(*[check(value) for check, value in zip(checks, parts[1:], strict=True)])
+
+
+def to_frames(message: Message, payloads: Sequence[bytes] = ()) -> list[bytes]:
+    """The frames of a message."""
+    compact = step_frames.compact(message, payloads)
+    return [encode(message), *payloads] if compact is None else [compact]
+
+
+def from_frames(frames: Sequence[bytes]) -> tuple[Message, Sequence[bytes]]:
+    """The message in some frames, and its payloads.
+
+    Raises:
+        ProtocolError: too many frames, one that is too large, or a header that `decode` does not take.
+    """
+    check_frames(frames)
+    if frames[0][:1] != _STEP_MARK:
+        return decode(frames[0]), frames[1:]
+    if len(frames) != 1:
+        raise ProtocolError(f"expected one frame about steps, found {len(frames)}")
+    return step_frames.expand(frames[0])
 
 
 def check_protocol(theirs: int, peer: str) -> None:
@@ -562,7 +284,7 @@ def _field_check(annotation: Any, where: str) -> Callable[[Any], Any]:
 
 
 def _check_int(where: str, value: Any) -> int:
-    if type(value) is int and value <= _MAX_INT:
+    if type(value) is int and value <= MAX_INT:
         return value
     raise ProtocolError(f"expected an int of 64 bits with a sign in {where}, found {reprlib.repr(value)}")
 

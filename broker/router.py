@@ -21,6 +21,7 @@ from typing import Final
 import zmq
 
 from zmqcarla.broker import protocol as p
+from zmqcarla.broker import step_frames
 from zmqcarla.broker.address import claimed, listener
 from zmqcarla.broker.admin import AdminSocket, admin_socket
 from zmqcarla.broker.errors import AddressInUseError, ProtocolError
@@ -33,6 +34,7 @@ _CLOCK_MS: Final = 250
 """How often the table hears of the time, and the loop looks whether it has to stop."""
 _QUIET: Final = (p.Command, p.RowReply, p.Ready, p.Heartbeat, p.Renew, p.Probe, p.StatusRequest)
 """Come all the time; what else comes is logged, and with it what it leads to."""
+_ROW_DONE: Final = bytes([step_frames.MARK, step_frames.ROW_REPLY])
 _causes = itertools.count(1)
 
 
@@ -134,9 +136,9 @@ def _receive(router: zmq.Socket[bytes], guests: GuestList | None) -> tuple[list[
         zmq.Again: nothing came in time.
     """
     if guests is None:
-        return router.recv_multipart(), ""
+        return p.receive_frames(router), ""
     route = router.recv(copy=False)
-    frames = [route.bytes, *router.recv_multipart()]
+    frames = [route.bytes, *p.receive_frames(router)]
     user = user_of(route)
     if user in guests:
         return frames, user
@@ -150,16 +152,18 @@ def _answer(router: zmq.Socket[bytes], table: LeaseTable, frames: list[bytes], u
         return
     peer = frames[0]
     try:
-        p.check_frames(frames[1:])
-        event = Received(peer, p.decode(frames[1]), frames[2:], user)
+        if len(frames) == 2 and frames[1][:2] == _ROW_DONE:
+            _perform(router, table.row_done(peer, *step_frames.read_row_frame(frames[1])))
+            return
+        message, payloads = p.from_frames(frames[1:])
     except ProtocolError as error:
         _LOG.warning("rejected a message from %s: %s", peer.hex(), error)
         _perform(router, [Send(peer, p.Rejected(str(error)))])
         return
-    actions = table.handle(event, time.monotonic())
+    actions = table.handle(Received(peer, message, payloads, user), time.monotonic())
     _perform(router, actions)
-    if not isinstance(event.message, _QUIET):
-        _log_what_follows(event.message, actions)
+    if not isinstance(message, _QUIET):
+        _log_what_follows(message, actions)
 
 
 def _log_what_follows(message: p.Message, actions: list[Send]) -> None:
@@ -172,6 +176,6 @@ def _log_what_follows(message: p.Message, actions: list[Send]) -> None:
 def _perform(router: zmq.Socket[bytes], actions: list[Send]) -> None:
     for action in actions:
         try:
-            router.send_multipart([action.peer, p.encode(action.message), *action.payloads], zmq.NOBLOCK)
+            p.send_frames(router, [action.peer, *p.to_frames(action.message, action.payloads)], p.NO_WAIT)
         except zmq.ZMQError as error:  # the peer is gone or does not read: its time to live will tell
             _LOG.debug("no way to %s for %s: %s", action.peer.hex(), action.message.kind, error)

@@ -1,8 +1,8 @@
 """A small page on which an env process says what it is doing, for its supervisor and `zmqcarla top` to read.
 
 The heartbeat cannot live in the env process: the carla client holds the GIL for whole calls. The page can be read
-without its help. A torn read shows at worst a phase with the time of its neighbour; readers treat it as a hint and
-look again.
+without its help. A torn read shows at worst the phase before with the time of the one that begins: time is written
+first, and who wants both reads the phase first.
 """
 
 from __future__ import annotations
@@ -92,12 +92,14 @@ class StatusPage:
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
-        _STATE.pack_into(self._memory, 0, time.monotonic_ns(), row, seq, phase)
+        # Not pack_into: it clears the bytes before it writes them, and a reader would find a process that has been
+        # "starting" since the machine was booted.
+        self._memory[: _STATE.size] = _STATE.pack(time.monotonic_ns(), row, seq, phase)
 
     def count_step(self) -> None:
         """One step more."""
         self._steps += 1
-        _STEPS.pack_into(self._memory, _STEPS_OFFSET_BYTES, self._steps)
+        self._memory[_STEPS_OFFSET_BYTES : _STEPS_OFFSET_BYTES + _STEPS.size] = _STEPS.pack(self._steps)
 
     def name_episode(self, name: str) -> None:
         """Say which episode begins; empty for one that cannot be asked for again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,39 @@ class Saboteur(Stander):
             children = psutil.Process().children(recursive=True)
             next(each for each in children if "zmqcarla.workers.env_process" in each.cmdline()).kill()
         return super().__call__(observation)
+
+
+class Killer(Stander):
+    """Stands; on route 4 it kills a process of the pool, each time or once.
+
+    Class attributes are set by the test.
+    """
+
+    victim = "zmqcarla.workers.env_process"
+    kills = 0
+    allowed = 99
+
+    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+        """Remember the route."""
+        self._deadly = info["route_id"] == "4"
+
+    def __call__(self, observation: dict[str, Any]) -> NDArray[np.float32]:
+        """Brake, or kill."""
+        if self._deadly and Killer.kills < Killer.allowed:
+            Killer.kills += 1
+            self._deadly = False
+            children = [(each, each.cmdline()) for each in psutil.Process().children(recursive=True)]
+            # A guard is started with the command of what it guards.
+            next(each for each, how in children if Killer.victim in how and "--lifeline-fd" not in how[:6]).kill()
+        return np.array([0.0, 0.0, 1.0], dtype=np.float32)
+
+
+class Dreamer(Stander):
+    """Never answers on route 4, until it is woken."""
+
+    wake = threading.Event()
+
+    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+        """Dream, or not."""
+        if info["route_id"] == "4":
+            Dreamer.wake.wait(60.0)

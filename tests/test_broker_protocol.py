@@ -98,7 +98,7 @@ def test_every_field_has_a_size(message: list[Any], text: str) -> None:
 
 
 def test_a_missing_field_says_what_to_do() -> None:
-    with pytest.raises(ProtocolError, match="expected 6 fields in 'renew' of protocol 1, found 0; install the same"):
+    with pytest.raises(ProtocolError, match="expected 6 fields in 'renew' of protocol 2, found 0; install the same"):
         p.decode(_packb(["renew"]))
 
 

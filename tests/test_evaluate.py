@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from zmqcarla.cli import app
 from zmqcarla.evaluate.agent import AgentDriver, load_agent
+from zmqcarla.evaluate.pools import RunningPool
 from zmqcarla.evaluate.results import ResultFolder, failed_record, record_of, results_of
 from zmqcarla.evaluate.run import Evaluation, evaluate, results_table
 from zmqcarla.evaluate.work_queue import Job, WorkQueue
@@ -56,6 +58,7 @@ def test_a_worker_stays_in_its_town_while_it_can() -> None:
     while (job := queue.take(town)) is not None:
         town = job.town
         driven.append(town)
+        queue.finish()
     assert driven == ["A", "A", "B", "B", "B"]
 
 
@@ -67,14 +70,36 @@ def test_workers_spread_over_the_towns_with_the_most_routes() -> None:
     assert {first.town, second.town} == {"A", "B"}
 
 
-def test_a_route_is_given_back_as_often_as_allowed() -> None:
-    queue = WorkQueue(jobs("A"), retries=2)
-    for attempt in range(3):
+def test_a_route_is_tried_as_often_as_allowed_and_after_the_others() -> None:
+    queue = WorkQueue(jobs("A", "A"), retries=2)
+    order, given_up = [], None
+    while given_up is None:
         job = queue.take("A")
         assert job is not None
-        assert job.attempt == attempt
-        assert queue.give_back(job) is (attempt < 2)
+        order.append(job.route_id)
+        if job.route_id == "r0":
+            given_up = queue.lose(job, f"death {len(job.losses)}")
+        else:
+            queue.finish()
+    assert order == ["r0", "r1", "r0", "r0"]
+    assert given_up.losses == ("death 0", "death 1", "death 2")
+    queue.finish()
     assert queue.take("A") is None
+
+
+def test_who_has_nothing_to_do_waits_for_what_may_come_back() -> None:
+    queue = WorkQueue(jobs("A"), retries=0)
+    job = queue.take(None)
+    assert job is not None
+    found: list[Job | None] = []
+    other = threading.Thread(target=lambda: found.append(queue.take(None)))
+    other.start()
+    assert not found
+    queue.put_back(job)
+    other.join(15.0)
+    assert found == [job]
+    queue.close()
+    assert queue.take(None) is None
 
 
 # --------------------------------------------------------------------------------------------------------- the results
@@ -192,7 +217,7 @@ def evaluated(pool: LocalPool, folder: Path, out: Path, agent: Any, **settings: 
     kwargs: dict[str, Any] = {"routes": str(folder / "routes.xml"), "image_size": (16, 16)}
     kwargs |= {"terminate_on_collision": False, "blocked_s": 2.0, **settings}
     work = [Job(0, "4", TOWN), Job(1, "7", TOWN)]
-    evaluation = Evaluation(work, lambda: AgentDriver(agent), lambda town: kwargs, pool.address)
+    evaluation = Evaluation(work, lambda: AgentDriver(agent), lambda town: kwargs, RunningPool(pool.address))
     return evaluate(evaluation, ResultFolder(out, {}, resume=True), Console(file=said, width=200)), said.getvalue()
 
 
@@ -247,9 +272,9 @@ def test_a_leaderboard_file_is_scored_as_a_hand_calculation_says(tmp_path: Path)
     pool = LocalPool(1, simulator="embedded", map=str(town))
     try:
         work = [Job(0, "0", "Town10HD_Opt")]
-        evaluation = Evaluation(
-            work, lambda: AgentDriver(driver), lambda town: {**kwargs, "frame_skip": 3, "max_steps": 1500}, pool.address
-        )
+        settings = {**kwargs, "frame_skip": 3, "max_steps": 1500}
+        place = RunningPool(pool.address)
+        evaluation = Evaluation(work, lambda: AgentDriver(driver), lambda town: settings, place)
         evaluate(evaluation, ResultFolder(tmp_path, {}, resume=False), Console(file=io.StringIO()))
     finally:
         pool.close()

@@ -6,6 +6,7 @@ simulator's in test_worker_embedded.py.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -321,6 +322,21 @@ def test_a_killed_broker_does_not_stop_the_run(transport: str) -> None:
         assert not truncated.any()
     assert vec.call("steps") == (5, 5)
     vec.close()
+
+
+def test_a_new_broker_learns_of_rows_that_never_stop_stepping(new_hosts: Any) -> None:
+    hosts = new_hosts(workers=2)
+    (vec, *others) = _one_row_each(hosts)
+    hosts.broker.kill()
+    hosts.broker.wait(20)
+    hosts.start_broker()
+    with concurrent.futures.ThreadPoolExecutor(1) as aside:
+        ready = aside.submit(hosts.wait_ready, 2)
+        while not ready.done():
+            vec.step(STILL[:1])
+    ready.result()
+    for each in (vec, *others):
+        each.close()
 
 
 def test_broker_and_supervisor_die_together(new_hosts: Any) -> None:

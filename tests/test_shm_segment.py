@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import wait_until
 
 from zmqcarla.shm.segment import Segment, SegmentError, SegmentGoneError, SegmentSpaceError, sweep
 from zmqcarla.shm.status_page import Phase, StatusPage
@@ -127,6 +128,33 @@ def test_another_size_is_not_attached(segment: Segment) -> None:
     with pytest.raises(SegmentGoneError, match=r"to have 12288 bytes, found 8192"):
         Segment.attach(segment.name, 9000)
     assert issubclass(SegmentGoneError, SegmentError)
+
+
+_WRITER = """
+import sys
+from zmqcarla.shm.status_page import Phase, StatusPage
+page = StatusPage.attach(int(sys.argv[1]))
+while True:
+    for seq in range(1000):
+        page.enter(Phase.STEPPING, row=3, seq=seq)
+        page.count_step()
+        page.enter(Phase.IDLE, row=3, seq=seq)
+"""
+
+
+def test_a_status_page_never_shows_what_nobody_wrote() -> None:
+    page = StatusPage.create()
+    page.enter(Phase.IDLE)
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(page.fd)], pass_fds=(page.fd,))
+    try:
+        wait_until(lambda: int(page.fields["steps"]), "the first step")
+        for _ in range(20_000):
+            phase, age_s, steps = page.phase, page.phase_age_s(), int(page.fields["steps"])
+            assert (phase in (Phase.STEPPING, Phase.IDLE), age_s < 60.0, steps > 0) == (True, True, True)
+    finally:
+        writer.kill()
+        writer.wait()
+        page.close()
 
 
 def test_a_status_page_is_read_by_its_owner() -> None:

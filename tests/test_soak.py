@@ -30,7 +30,7 @@ def checker() -> Any:
     """Of one row whose episodes have three steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOOLS))
-        from soak_vector import Checker  # pyright: ignore  # noqa: PLC0415
+        from soak_checkers import Checker  # pyright: ignore  # noqa: PLC0415
 
     return Checker([3], np.array([[0.0, 77.0, 1.0, 0.0, 0.0]]))
 

@@ -185,7 +185,7 @@ def test_a_server_that_fails_for_a_worker_known_to_be_lost_is_noted_and_not_repo
     report, _ = worker.handle(EnvExited(EXIT_SIMULATOR_FAILED), 50.0)
     assert isinstance(report, ReportLost)
     assert worker.handle(ServerExited(0), 50.5) == [StartServer()]
-    assert worker.handle(ServerFailed("it ended"), 51.0) == [NoteServerFailed("it ended", restarts=1), EndServer()]
+    assert worker.handle(ServerFailed("it ended"), 51.0) == [NoteServerFailed(1, "it ended", restarts=1), EndServer()]
 
 
 def test_a_hopeless_server_is_final_at_once() -> None:
@@ -292,7 +292,7 @@ def test_a_worn_server_is_replaced_and_the_env_process_goes_on() -> None:
 
 def test_a_fresh_server_that_fails_to_start_is_tried_again_while_the_env_process_waits() -> None:
     worker = waiting(max_restarts=1)
-    assert worker.handle(ServerFailed("segfault"), 102.0) == [NoteServerFailed("segfault", 0), EndServer()]
+    assert worker.handle(ServerFailed("segfault"), 102.0) == [NoteServerFailed(1, "segfault", 0), EndServer()]
     assert worker.handle(ServerExited(139), 102.1) == []
     assert worker.handle(Tick(), 102.6) == [StartServer()]
     assert worker.handle(ServerFailed("segfault"), 103.0) == [SignalEnv(signal.SIGKILL)]

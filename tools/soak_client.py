@@ -23,62 +23,12 @@ import psutil
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from soak_vector import Checker, named_segments  # noqa: E402
+from soak_checkers import CarlaChecker, Checker, named_segments  # noqa: E402
 
 from zmqcarla.make import make_vec_env  # noqa: E402
 
 LEASE_TIMEOUT_S = 240.0
 COMMAND_TIMEOUT_S = 240.0
-
-
-class CarlaChecker:
-    """Frames of each CARLA row: one more a step, the first one after a reset; the last observation after a loss."""
-
-    def __init__(self, observations: dict[str, Any], infos: dict[str, Any]) -> None:
-        self.violations: list[str] = []
-        self.losses = self.episodes = 0
-        self._first = int(infos["frame"][0])
-        self._frames = [int(frame) for frame in infos["frame"]]
-        self._due = ["step"] * len(self._frames)
-        self._last = {name: np.array(values) for name, values in observations.items()}
-
-    def check(self, number: int, actions: Any, result: Any) -> None:
-        """Compare one step's result, row by row."""
-        observations, rewards, terminated, truncated, infos = result
-        lost = infos.get("_worker_lost", np.zeros(len(self._due), np.bool_))
-        for row, due in enumerate(self._due):
-            if lost[row]:
-                self._check_lost(number, row, observations, (rewards[row], terminated[row], truncated[row]))
-                continue
-            frame = int(infos["frame"][row])
-            expected = self._frames[row] + 1 if due == "step" else self._first
-            if frame != expected:
-                self._report(number, row, due, f"expected frame {expected}, found {frame}")
-            if not all(np.isfinite(values[row]).all() for values in observations.values()):
-                self._report(number, row, due, "expected finite observations")
-            if due == "step" and terminated[row] | truncated[row]:
-                self.episodes += 1
-                self._due[row] = "reset"
-            else:
-                self._due[row] = "step"
-            self._frames[row] = frame
-        self._last = {name: np.array(values) for name, values in observations.items()}
-
-    def _check_lost(self, number: int, row: int, observations: dict[str, Any], flags: tuple[Any, ...]) -> None:
-        self.losses += 1
-        if self._due[row] == "rebuild":
-            self._report(number, row, "rebuild", "lost a second time")
-        if flags != (0.0, False, True):
-            self._report(number, row, self._due[row], f"expected a truncated row without reward, found {flags}")
-        changed = [
-            name for name, values in observations.items() if not np.array_equal(values[row], self._last[name][row])
-        ]
-        if changed:
-            self._report(number, row, self._due[row], f"expected the last observation again, found other {changed}")
-        self._due[row] = "rebuild"
-
-    def _report(self, number: int, row: int, due: str, text: str) -> None:
-        self.violations.append(f"step {number}, row {row}, due to {due}: {text}")
 
 
 def counting(address: str, rows: int) -> tuple[Any, Any]:
@@ -103,23 +53,28 @@ def carla(address: str, rows: int) -> tuple[Any, Any]:
 def main() -> int:
     """Step until standard input closes."""
     kind, address, rows, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-    report: dict[str, Any] = {"kind": kind, "rows": rows, "steps": 0, "losses": [], "violations": [], "slowest_s": 0.0}
+    report: dict[str, Any] = {"kind": kind, "rows": rows, "steps": 0, "slowest_s": 0.0}
+    report |= {"workers": [], "losses": [], "violations": []}
     draw = np.random.default_rng(len(kind))
     vec = checker = None
+    waiting: list[dict[str, Any]] = []
     try:
         vec, checker = {"counting": counting, "carla": carla}[kind](address, rows)
         report["segments"] = sorted(named_segments())
-        report["statistics_keys"] = sorted(vec.statistics())
+        report["workers"] = vec.statistics()["workers"]
         told_at = 0.0
         while not select.select([sys.stdin], [], [], 0)[0]:
             low, high = vec.action_space.low, vec.action_space.high
             actions = draw.uniform(low, high).astype(vec.action_space.dtype)
-            began = time.monotonic()
+            began = time.time()
             result = vec.step(actions)
-            report["slowest_s"] = max(report["slowest_s"], time.monotonic() - began)
+            report["slowest_s"] = max(report["slowest_s"], time.time() - began)
             checker.check(report["steps"], actions, result)
             report["steps"] += 1
-            report["losses"] += _losses(result[4])
+            for loss in waiting:
+                loss |= {"asked_at": began, "back_at": time.time()}
+            waiting = _losses(result[4])
+            report["losses"] += waiting
             if time.monotonic() - told_at > 1:
                 told_at = time.monotonic()
                 _tell(report["steps"], checker)
@@ -145,6 +100,9 @@ def _losses(infos: dict[str, Any]) -> list[dict[str, Any]]:
             "row": int(row),
             "worker_id": str(told["worker_id"][row]),
             "reason": str(told["reason"][row]),
+            "restarts": int(told["restarts"][row]),
+            "asked_at": None,
+            "back_at": None,
         }
         for row in np.flatnonzero(infos["_worker_lost"])
     ]

@@ -15,13 +15,10 @@ import collections
 import contextlib
 import json
 import os
-import random
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -36,7 +33,8 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from soak_envs import ECHO, EPISODE, PID, ROW, STEP  # noqa: E402
+from soak_checkers import Checker, named_segments  # noqa: E402
+from soak_trouble import Trouble  # noqa: E402
 
 from zmqcarla.broker.protocol import is_served  # noqa: E402
 from zmqcarla.make import make_vec_env  # noqa: E402
@@ -93,12 +91,13 @@ class Pool:
                 )
                 self._processes[name] = started
 
-    def process(self, name: str, draw: random.Random) -> psutil.Process | None:
-        """The broker, the supervisor, or one of the env processes."""
-        if name != "env process":
-            return self._processes[name]
-        children = self._processes["supervisor"].children()
-        return draw.choice(children) if children else None
+    def victims(self, kind: str) -> list[psutil.Process]:
+        """The broker, the supervisor, or the env processes."""
+        return [self._processes[kind]] if kind in self._processes else self._processes["supervisor"].children()
+
+    def describe(self, kind: str, victim: psutil.Process) -> dict[str, Any]:
+        """Nothing: nobody looks for it in a ledger."""
+        return {}
 
     def close(self) -> None:
         """End both."""
@@ -107,112 +106,6 @@ class Pool:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
             process.wait(20)
-
-
-class Trouble(threading.Thread):
-    """Kills, stops and continues processes of the pool, at random times, until told to end."""
-
-    def __init__(self, pool: Pool, seed: int, mean_s: float) -> None:
-        super().__init__(name="trouble")
-        self.done: list[tuple[float, str]] = []
-        """Every fault and when it struck, by time.monotonic."""
-        self._pool, self._mean_s = pool, mean_s
-        self._draw = random.Random(seed)
-        self._end = threading.Event()
-        self._stopped: list[tuple[float, psutil.Process]] = []
-
-    def run(self) -> None:
-        next_at = time.monotonic() + self._mean_s
-        while not self._end.wait(0.01):
-            now = time.monotonic()
-            self._continue(now)
-            self._pool.tend()
-            if now >= next_at:
-                next_at = now + self._draw.expovariate(1 / self._mean_s)
-                with contextlib.suppress(psutil.Error):
-                    self._do(self._draw.choices(list(FAULTS), list(FAULTS.values()))[0], now)
-        self._continue(float("inf"))
-        self._pool.tend()
-
-    def end(self) -> None:
-        """Continue what is stopped, and end."""
-        self._end.set()
-        self.join()
-
-    def _do(self, fault: str, now: float) -> None:
-        deed, _, name = fault.partition(" ")
-        process = self._pool.process(name, self._draw)
-        if process is None:
-            return
-        if deed == "kill":
-            process.kill()
-        else:
-            process.suspend()
-            self._stopped.append((now + self._draw.expovariate(2.0), process))
-        self.done.append((now, fault))
-
-    def _continue(self, now: float) -> None:
-        for due_at, process in self._stopped:
-            if due_at <= now:
-                with contextlib.suppress(psutil.Error):
-                    process.resume()
-        self._stopped = [(due_at, process) for due_at, process in self._stopped if due_at > now]
-
-
-class Checker:
-    """What each row must be next (NEXT_STEP), and what was wrong."""
-
-    def __init__(self, lengths: list[int], observations: Any) -> None:
-        self.violations: list[str] = []
-        self.losses = self.episodes = 0
-        self._lengths = lengths
-        self._last = np.array(observations)
-        self._due = ["step"] * len(lengths)
-
-    def check(self, number: int, actions: Any, result: Any) -> None:
-        """Compare one step's result, row by row."""
-        observations, rewards, terminated, truncated, infos = result
-        lost = infos.get("_worker_lost", np.zeros(len(self._due), np.bool_))
-        for row, due in enumerate(self._due):
-            before, found = self._last[row], np.array(observations[row])
-            expected, reward, ends, steps = self._expected(row, due, before, found, float(actions[row, 0]))
-            if lost[row]:
-                self.losses += 1
-                expected, reward, ends, steps = before, 0.0, False, 0
-                if due == "rebuild":
-                    self._report(number, row, due, "lost a second time", found)
-            if not np.array_equal(found, expected):
-                self._report(number, row, due, f"expected {expected.tolist()}", found)
-            if (rewards[row], terminated[row], truncated[row]) != (reward, ends, lost[row]):
-                flags = (float(rewards[row]), bool(terminated[row]), bool(truncated[row]))
-                self._report(number, row, due, f"expected {(reward, ends, bool(lost[row]))}, found {flags}", found)
-            told = infos["steps"][row] if infos.get("_steps", lost)[row] and "steps" in infos else 0
-            if told != steps:
-                self._report(number, row, due, f"expected infos of step {steps}, found {told}", found)
-            self._due[row] = "rebuild" if lost[row] else "reset" if ends else "step"
-            self.episodes += bool(ends)
-            self._last[row] = found
-
-    def _expected(self, row: int, due: str, before: Any, found: Any, action: float) -> tuple[Any, float, bool, int]:
-        """Observation, reward, end and step in the infos (0 for none) of a row that lives."""
-        expected = before.copy()
-        if due == "step":
-            step = int(before[STEP]) + 1
-            expected[STEP], expected[ECHO] = step, action
-            return expected, step + action, step >= self._lengths[row], step if step % 3 == 0 else 0
-        expected[STEP] = expected[ECHO] = 0
-        if due == "reset":
-            expected[EPISODE] += 1
-        else:
-            expected[EPISODE], expected[PID] = 1, found[PID]
-            if found[PID] == before[PID]:
-                expected[PID] = -1  # it must be another process
-        return expected, 0.0, False, 0
-
-    def _report(self, number: int, row: int, due: str, text: str, found: Any) -> None:
-        names = {"row": ROW, "pid": PID, "episode": EPISODE, "step": STEP, "echo": ECHO}
-        shown = {name: float(found[index]) for name, index in names.items()}
-        self.violations.append(f"step {number}, row {row}, due to {due}: {text}; observation {shown}")
 
 
 class Resources:
@@ -260,11 +153,6 @@ class Resources:
         return found
 
 
-def named_segments() -> set[str]:
-    """Names of the shared memory that this process maps."""
-    return set(re.findall(r"/dev/shm/(zmqcarla-\S+)", Path("/proc/self/maps").read_text()))
-
-
 def soak(transport: Any, options: argparse.Namespace) -> dict[str, Any]:
     """One run over one transport; returns its report."""
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
@@ -289,7 +177,7 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
     draw = np.random.default_rng(options.seed)
     checker = Checker(lengths, vec.reset(seed=options.seed)[0])
     resources = Resources(options.envs)
-    trouble = Trouble(pool, options.seed, options.fault_s)
+    trouble = Trouble(pool, FAULTS, options.seed, options.fault_s, lambda _, draw: draw.expovariate(2.0))
     trouble.start()
     began = time.monotonic()
     done = 0
@@ -299,9 +187,9 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
             task = progress.add_task(transport, total=options.steps, found=0, lost=0)
             while done < options.steps and time.monotonic() - began < 60 * options.minutes:
                 actions = draw.uniform(-1, 1, (options.envs, 1))
-                sent_at = time.monotonic()
+                sent_at = time.time()
                 result = vec.step(actions)
-                step_s.append((time.monotonic() - sent_at, sent_at))
+                step_s.append((time.time() - sent_at, sent_at))
                 checker.check(done, actions, result)
                 done += 1
                 resources.sample()
@@ -323,7 +211,7 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
         "row_steps_checked": done * options.envs,
         "episodes": checker.episodes,
         "rows_lost": checker.losses,
-        "faults": dict(collections.Counter(fault for _, fault in trouble.done)),
+        "faults": dict(collections.Counter(fault["fault"] for fault in trouble.done)),
         "slowest_steps": _slowest(step_s, trouble.done),
         "step_ms": {
             name: 1e3 * float(np.percentile([took_s for took_s, _ in step_s] or [0.0], q))
@@ -335,13 +223,15 @@ def _run(vec: VectorEnv, pool: Pool, lengths: list[int], transport: str, options
     }
 
 
-def _slowest(step_s: list[tuple[float, float]], faults: list[tuple[float, str]]) -> list[dict[str, Any]]:
+def _slowest(step_s: list[tuple[float, float]], faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The five longest steps, and what struck from a while before each until its end."""
     return [
         {
             "step": step_s.index((took_s, sent_at)),
             "seconds": took_s,
-            "faults": [f"{at - sent_at:+.1f} s {fault}" for at, fault in faults if -3 < at - sent_at < took_s],
+            "faults": [
+                f"{one['at'] - sent_at:+.1f} s {one['fault']}" for one in faults if -3 < one["at"] - sent_at < took_s
+            ],
         }
         for took_s, sent_at in sorted(step_s, reverse=True)[:5]
     ]

@@ -25,7 +25,7 @@ import zmq
 
 from zmqcarla.broker import protocol
 from zmqcarla.broker.errors import ProtocolError, SimulatorStartError, SimulatorTimeoutError
-from zmqcarla.broker.protocol import pack, unpack
+from zmqcarla.broker.protocol import pack, step_frames, unpack
 from zmqcarla.shm.board import Op
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.status_page import Phase, StatusPage
@@ -36,6 +36,8 @@ from zmqcarla.workers.worker_config import EnvProcessConfig
 
 _LAST_WORDS_BYTES: Final = 4000  # below PIPE_BUF, so that the write never blocks
 _SEND_QUEUE: Final = 16
+_PACKED: Final = bytes([step_frames.MARK])
+_STEP: Final = bytes([step_frames.MARK, step_frames.ROW_COMMAND])
 _LOOK_MS: Final = 20
 _ERROR_CHARACTERS: Final = 20_000
 
@@ -66,7 +68,7 @@ class EnvProcess:
         self._lease_id = b""
         self._row = -1
         self._seq = 0
-        self._reply: tuple[bytes, bytes] = (b"", b"")
+        self._reply: list[bytes] = []
         self._socket = dealer()
         self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
         self._socket.setsockopt(zmq.RCVTIMEO, int(protocol.HEARTBEAT_S * 1000))
@@ -87,10 +89,14 @@ class EnvProcess:
         """Do what comes until nothing came for HEARTBEAT_S, or commands come over a board from now on."""
         with contextlib.suppress(zmq.Again):
             while self._served.board is None:
-                self._serve(self._socket.recv_multipart())
+                self._serve(protocol.receive_frames(self._socket))
 
     def _serve_board(self, board: BoardRow) -> None:
-        """Do what stands on the board until no bell rang for HEARTBEAT_S or it is gone; then look at the socket."""
+        """Do what stands on the board for HEARTBEAT_S, or until it is gone; then look at the socket.
+
+        However fast the steps follow each other: a broker that was restarted knows nobody before he announces himself.
+        """
+        until = time.monotonic() + protocol.HEARTBEAT_S
         while board.wait(protocol.HEARTBEAT_S):
             seq, op, slot = board.command()
             if op == Op.LOOK:
@@ -99,9 +105,11 @@ class EnvProcess:
                 self._step_on_board(board, seq, op, slot)
             if self._served.board is not board:
                 return
+            if time.monotonic() >= until:
+                break
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
-                self._serve(self._socket.recv_multipart(zmq.NOBLOCK))
+                self._serve(protocol.receive_frames(self._socket, protocol.NO_WAIT))
 
     def _look(self, board: BoardRow) -> None:
         """A command comes over the socket; give up when another one stands on the board instead."""
@@ -111,11 +119,11 @@ class EnvProcess:
             if board.command()[1] != Op.LOOK:
                 return
             if self._socket.poll(_LOOK_MS):
-                self._serve(self._socket.recv_multipart())
+                self._serve(protocol.receive_frames(self._socket))
 
     def _step_on_board(self, board: BoardRow, seq: int, op: int, slot: int) -> None:
         self._served.answer_on_board(board, op, slot, self._row, seq, pack_note, self._error_note)
-        self._seq, self._reply = seq, (b"", b"")
+        self._seq, self._reply = seq, []
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):
@@ -130,35 +138,39 @@ class EnvProcess:
 
     def _announce(self) -> None:
         config = self._config
-        self._send(
-            protocol.encode(
-                protocol.Ready(
-                    protocol.PROTOCOL,
-                    config.worker_id,
-                    config.incarnation,
-                    os.getpid(),
-                    self._lease_id,
-                    self._row,
-                    self._seq,
-                )
-            )
+        ready = protocol.Ready(
+            protocol.PROTOCOL,
+            config.worker_id,
+            config.incarnation,
+            os.getpid(),
+            self._lease_id,
+            self._row,
+            self._seq,
         )
+        self._send([protocol.encode(ready)])
 
-    def _send(self, *frames: bytes) -> None:
+    def _send(self, frames: list[bytes]) -> None:
         """Never blocks: with no broker for long, announcements are dropped; a lost reply is asked for again."""
-        with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        if not frames:
+            return
+        try:
+            protocol.send_frames(self._socket, frames, protocol.NO_WAIT)
+        except zmq.Again:
+            pass
 
     def _serve(self, frames: list[bytes]) -> None:
         try:
-            message = protocol.decode(frames[0])
-            protocol.check_frames(frames)
+            if len(frames) == 1 and frames[0][:2] == _STEP:
+                lease_id, row, seq, payload = step_frames.read_row_frame(frames[0])
+                self._command(lease_id, row, seq, "step", payload)
+                return
+            message, payloads = protocol.from_frames(frames)
         except ProtocolError as error:
             _log(f"ignored a message: {error}")
             return
         match message:
-            case protocol.RowCommand() if len(frames) == 2 and message.row >= 0 and message.seq > 0:
-                self._command(message, frames[1])
+            case protocol.RowCommand(lease_id, row, seq, op) if len(payloads) == 1 and row >= 0:
+                self._command(lease_id, row, seq, op, payloads[0])
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:
                     self._end_lease()
@@ -171,33 +183,37 @@ class EnvProcess:
             case _:
                 _log(f"ignored a {message.kind!r} with {len(frames)} frames")
 
-    def _command(self, command: protocol.RowCommand, payload: bytes) -> None:
-        if (command.lease_id, command.row) != (self._lease_id, self._row):
+    def _command(self, lease_id: bytes, row: int, seq: int, op: str, payload: bytes) -> None:
+        if seq <= 0:
+            return
+        if lease_id != self._lease_id or row != self._row:
             self._end_lease()
-            self._lease_id, self._row = command.lease_id, command.row
-            self._page.fields["lease_id"] = list(command.lease_id.ljust(16, b"\0")[:16])
-        elif command.seq == self._seq:
-            self._send(*self._reply)
+            self._lease_id, self._row = lease_id, row
+            self._page.fields["lease_id"] = list(lease_id.ljust(16, b"\0")[:16])
+        elif seq == self._seq:
+            self._send(self._reply)
             return
-        elif command.seq < self._seq:
+        elif seq < self._seq:
             return
-        outcome, reply = self._perform(command, payload)
-        self._seq = command.seq
+        outcome, answer = self._perform(row, seq, op, payload)
+        self._seq = seq
+        frame = step_frames.row_frame(step_frames.ROW_REPLY, lease_id, row, seq, answer) if outcome == "ok" else None
         self._reply = (
-            protocol.encode(protocol.RowReply(command.lease_id, command.row, command.seq, outcome)),
-            reply,
+            [protocol.encode(protocol.RowReply(lease_id, row, seq, outcome)), answer] if frame is None else [frame]
         )
-        self._page.enter(Phase.IDLE, command.row, command.seq)
-        self._send(*self._reply)
+        self._page.enter(Phase.IDLE, row, seq)
+        self._send(self._reply)
 
-    def _perform(self, command: protocol.RowCommand, payload: bytes) -> tuple[str, bytes]:
+    def _perform(self, row: int, seq: int, op: str, payload: bytes) -> tuple[str, bytes]:
         """The outcome of one command and the payload of its reply."""
         try:
-            value = self._served.perform(command.op, unpack(payload), command.row, command.seq)
-            reply = pack_reply(command.op, value)
+            if op == "step" and payload[:1] == _PACKED:
+                reply = self._served.answer_packed_step(payload, row, seq)
+            else:
+                reply = pack_reply(op, self._served.perform(op, unpack(payload), row, seq))
             if len(reply) > protocol.MAX_PAYLOAD_BYTES:
                 raise ProtocolError(
-                    f"expected a reply of at most {protocol.MAX_PAYLOAD_BYTES} bytes to {command.op!r}, found "
+                    f"expected a reply of at most {protocol.MAX_PAYLOAD_BYTES} bytes to {op!r}, found "
                     f"{len(reply)}; let the env return less, or run the worker where it sees the client's /dev/shm"
                 )
             return "ok", reply
@@ -209,7 +225,7 @@ class EnvProcess:
     def _end_lease(self) -> None:
         if not self._lease_id:
             return
-        self._lease_id, self._row, self._seq, self._reply = b"", -1, 0, (b"", b"")
+        self._lease_id, self._row, self._seq, self._reply = b"", -1, 0, []
         self._page.enter(Phase.CLOSING)
         self._page.fields["lease_id"] = 0
         try:

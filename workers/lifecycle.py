@@ -163,6 +163,7 @@ class ReportLost:
 class NoteServerFailed:
     """Keep in mind why a server did not come up for a worker that the broker knows to be lost."""
 
+    incarnation: int
     reason: str
     restarts: int
 
@@ -372,7 +373,7 @@ class Lifecycle:
         if final or not reported:
             yield ReportLost(self.incarnation, reason, exit_code, self.restarts, final)
         else:
-            yield NoteServerFailed(reason, self.restarts)
+            yield NoteServerFailed(self.incarnation, reason, self.restarts)
         if not final:
             self._failed_starts = 0 if stable or asked else self._failed_starts + 1
             self._resume_at = now + _backoff_s(self._failed_starts)

@@ -17,9 +17,10 @@ import gymnasium
 from gymnasium import wrappers
 
 from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
-from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack
+from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack, step_frames
+from zmqcarla.shm.action_bytes import ActionBytes
 from zmqcarla.shm.arena import Arena, ArenaRow
-from zmqcarla.shm.board import NOTE_BYTES, NoteTooLongError, Op, Result
+from zmqcarla.shm.board import NOTE_BYTES, Board, NoteTooLongError, Op, Result
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
@@ -79,6 +80,7 @@ class ServedEnv:
         self._env_id = ""
         self._env: gymnasium.Env[Any, Any] | None = None
         self._flatten: Callable[[Any], Sequence[Any]] = make_flatten(gymnasium.spaces.Discrete(1))
+        self._actions: ActionBytes | None = None
         self._arena: Arena | None = None
         self._arena_row: ArenaRow | None = None
         self._bind_out: Callable[[int], None] | None = None
@@ -107,6 +109,27 @@ class ServedEnv:
         if perform is None:
             raise ProtocolError(f"expected one of {', '.join(self._ops)}, found op {op!r}")
         return perform(payload, row, seq)
+
+    def answer_packed_step(self, payload: bytes, row: int, seq: int) -> bytes:
+        """Do a packed step, see `zmqcarla.broker.step_frames`, and return its packed answer.
+
+        Raises:
+            ProtocolError: no action of this env.
+            UnserialisableError: the env returned something that has no place in a message; the text names its key.
+            Exception: whatever the env raises.
+        """
+        began_s = time.perf_counter()
+        actions = self._actions
+        if actions is None or len(payload) != actions.row_bytes:
+            raise ProtocolError(
+                f"expected a step of {actions.row_bytes if actions else 'no'} bytes, as the action space of the env "
+                f"wants it, found {len(payload)}"
+            )
+        actions.memory[:] = payload
+        _, slot = step_frames.STEP.unpack_from(payload)
+        reward, terminated, truncated, info, inline = self._advance(slot, actions.read(), row, seq)
+        done = step_frames.pack_done(reward, terminated, truncated, time.perf_counter() - began_s)
+        return done + pack_rest(info, inline) if info or inline else done
 
     def answer_on_board(
         self,
@@ -169,6 +192,8 @@ class ServedEnv:
         self._env = env
         self._same_step = autoreset == AUTORESET_SAME_STEP
         self._flatten = make_flatten(env.observation_space)
+        fixed = Board.can_hold(env.action_space)
+        self._actions = ActionBytes(env.action_space, 1, step_frames.STEP.size) if fixed else None
 
     def _allowed_kwargs(self, env_id: Any, kwargs: Any) -> dict[str, Any]:
         if not isinstance(env_id, str) or not isinstance(kwargs, dict):
@@ -372,6 +397,19 @@ def pack_note(info: Any) -> bytes:
     return note
 
 
+def pack_rest(info: Any, inline: Any) -> bytes:
+    """What an answer to a packed step carries beside its numbers.
+
+    Raises:
+        UnserialisableError: the text names the part and the key.
+    """
+    try:
+        return pack([info, inline])
+    except UnserialisableError:
+        _name_culprit({"info": info, "observation": inline})
+        raise
+
+
 def pack_reply(op: str, value: Any) -> bytes:
     """The payload of an "ok" reply.
 
@@ -386,12 +424,16 @@ def pack_reply(op: str, value: Any) -> bytes:
             parts = {"info": value[3], "observation": value[4]}
         elif op in ("reset", "rebuild"):
             parts = {"info": value["info"], "observation": value["inline"]}
-        for name, part in parts.items():
-            try:
-                pack(part)
-            except UnserialisableError as error:
-                raise UnserialisableError(str(error).replace("value", name, 1)) from None
+        _name_culprit(parts)
         raise
+
+
+def _name_culprit(parts: dict[str, Any]) -> None:
+    for name, part in parts.items():
+        try:
+            pack(part)
+        except UnserialisableError as error:
+            raise UnserialisableError(str(error).replace("value", name, 1)) from None
 
 
 def _fields(payload: Any, op: str, *names: str) -> list[Any]:

@@ -81,7 +81,8 @@ class WatchedWorker:
                 _LOG.warning("worker %s is lost: %s", self.config.worker_id, reason, extra=noted)
                 # The ledger first, so that what a client is told of stands there. The broker before the board: a client
                 # that learns of it there asks the broker for a new process at once.
-                self.note("gone" if final else "lost", reason, exit_code if incarnation else None, restarts)
+                code = exit_code if incarnation else None
+                self.note("gone" if final else "lost", reason, code, restarts, incarnation)
                 loss = protocol.WorkerLost(self.config.worker_id, incarnation, reason, exit_code, restarts, final)
                 self.final_loss = loss if final else None
                 self._link.report(loss)
@@ -90,8 +91,8 @@ class WatchedWorker:
                     self._blame_episode()
                 self._asked = False
                 return []
-            case lifecycle.NoteServerFailed(reason, restarts):
-                self.note("server_failed", reason, restarts=restarts)
+            case lifecycle.NoteServerFailed(incarnation, reason, restarts):
+                self.note("server_failed", reason, restarts=restarts, incarnation=incarnation)
                 return []
             case lifecycle.AskToRecycle():
                 return self.children.ask_to_recycle()
@@ -109,14 +110,20 @@ class WatchedWorker:
             self.note("quarantined", text)
 
     def note(
-        self, what: ledger.What, reason: str = "", exit_code: int | None = None, restarts: int | None = None
+        self,
+        what: ledger.What,
+        reason: str = "",
+        exit_code: int | None = None,
+        restarts: int | None = None,
+        incarnation: int | None = None,
     ) -> None:
-        """Write into the ledger what became of the worker; `restarts` as they are now, unless given."""
+        """Write into the ledger what became of the worker; `restarts` and `incarnation` as they are now, unless given.
+
+        Of what has ended both must be given: when it is noted, the state machine may have its successor in mind.
+        """
         counted = self.lifecycle.restarts if restarts is None else restarts
-        incarnation = self.lifecycle.incarnation
-        self._ledger.append(
-            ledger.Entry(self.config.worker_id, what, reason, exit_code, counted, incarnation, self._logs)
-        )
+        which = self.lifecycle.incarnation if incarnation is None else incarnation
+        self._ledger.append(ledger.Entry(self.config.worker_id, what, reason, exit_code, counted, which, self._logs))
 
     def offer(self) -> protocol.Register:
         """The worker as the broker is to know it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from zmqcarla.cli_options import OUT, Simulator, checked_map, gpu_list, options_
 from zmqcarla.evaluate.settings import CARLA, LEADERBOARD
 
 if TYPE_CHECKING:
+    from zmqcarla.evaluate.work_queue import Job
     from zmqcarla.workers.routes import RouteSpec
 
 
@@ -57,6 +60,7 @@ def evaluate(
     max_steps: Annotated[int, typer.Option(help="steps of 0.05 s after which a route is cut", min=1)] = 100_000,
     seed: Annotated[int, typer.Option(help="of the first route")] = 0,
     retries: Annotated[int, typer.Option(help="new attempts at a route after a lost worker", min=0)] = 2,
+    agent_timeout_s: Annotated[float, typer.Option(help="an agent that takes longer over one step fails")] = 300.0,
     simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
     gpus: Annotated[str, typer.Option(help="GPU numbers of a private pool's workers, e.g. 0,0,1,1")] = "",
@@ -64,11 +68,11 @@ def evaluate(
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
     from zmqcarla.evaluate.agent import AgentDriver, load_agent
+    from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
     from zmqcarla.evaluate.results import ResultFolder
     from zmqcarla.evaluate.run import Evaluation, results_table
     from zmqcarla.evaluate.run import evaluate as drive
     from zmqcarla.evaluate.settings import env_settings, town_settings
-    from zmqcarla.evaluate.work_queue import Job
     from zmqcarla.pool import LocalPool
     from zmqcarla.workers.routes import choose_routes, read_routes
 
@@ -84,37 +88,41 @@ def evaluate(
         identity = {"env": env, "routes": [each.route_id for each in chosen], "agent": agent, "seed": seed, **settings}
         folder = ResultFolder(out, {"file": routes.read_text(encoding="utf-8"), **identity}, resume)
     what = simulator_of(simulator, carla_root, None)
-    pool = None
-    if address is None:
-        if maps is not None:
-            # Worker processes inherit it: there the towns are found by their names.
-            os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
-        first_map = town_maps[chosen[0].town]
-        pool = LocalPool(workers, simulator=what, map=first_map, carla_root=carla_root, gpus=gpu_list(gpus))
+    if maps is not None:
+        # Worker processes inherit it: there the towns are found by their names.
+        os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
+    options = {"simulator": what, "map": town_maps[chosen[0].town], "carla_root": carla_root, "gpus": gpu_list(gpus)}
+    private = PrivatePool(lambda: LocalPool(workers, worker=WORKER, **options)) if address is None else None
     try:
-        where = address if pool is None else pool.address
-        assert where is not None
         evaluation = Evaluation(
-            jobs=[Job(index, spec.route_id, spec.town) for index, spec in enumerate(chosen)],
+            jobs=[_job(index, spec) for index, spec in enumerate(chosen)],
             new_driver=lambda: AgentDriver(new_agent),
             env_kwargs=lambda town: {
                 "routes": str(routes.resolve()),
                 **settings,
                 **town_settings(env, town_maps[town]),
             },
-            address=where,
+            pool=private or RunningPool(address or ""),
             env_id=env,
             workers=workers,
             seed=seed,
             retries=retries,
+            driver_timeout_s=agent_timeout_s,
         )
         results = drive(evaluation, folder, OUT)
     finally:
-        if pool is not None:
-            pool.close()
+        if private is not None:
+            private.close()
     OUT.print(results_table(results))
     OUT.print(f"simulator: {what}; results in {out}/results.json, pictures in {out}/routes", soft_wrap=True)
     raise typer.Exit(0 if results["entry_status"] in {"Finished", "Partial"} else 1)
+
+
+def _job(index: int, spec: RouteSpec) -> Job:
+    from zmqcarla.evaluate.work_queue import Job
+
+    length_m = sum(math.dist(a, b) for a, b in itertools.pairwise(spec.keypoints_m))
+    return Job(index, spec.route_id, spec.town, length_m, spec.scenarios[0].kind if spec.scenarios else "")
 
 
 def _in_towns(chosen: Sequence[RouteSpec], towns: str) -> list[RouteSpec]:

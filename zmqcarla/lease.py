@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import zmq
 
@@ -30,6 +30,7 @@ from zmqcarla.broker.errors import (
     ProtocolVersionError,
 )
 from zmqcarla.broker_socket import Handshakes, dealer
+from zmqcarla.packed_steps import unpack_answer
 
 _SLICE_MS: Final = 500
 """How long a wait sleeps before it looks whether the lease still lives."""
@@ -52,8 +53,7 @@ class _News:
     """Renewals since the broker was heard. Counted, not timed: a client that was stopped for a while is not alone."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one row of a command: `kind` from protocol.OUTCOMES, and the unpacked payload."""
 
     row: int
@@ -72,6 +72,11 @@ class RowLease(Protocol):
     @property
     def workers(self) -> Sequence[str]:
         """The worker behind each row."""
+        ...
+
+    @property
+    def packed_steps(self) -> bool:
+        """Whether a step may travel as `zmqcarla.packed_steps` draws it, and not as a value."""
         ...
 
     def pack(self, value: Any, /) -> bytes:
@@ -106,6 +111,10 @@ class RowLease(Protocol):
         """What becomes of a row whose worker will not come back, as its supervisor said."""
         ...
 
+    def pool_died(self) -> None:
+        """Called, from any thread, by who knows that the pool has died: waits end now and not after the ttl."""
+        self._news.lost_text = f"expected a live pool at {self.address}, found that it has died; start it again"
+
     def release(self) -> None:
         """Give the rows back; safe to call twice."""
         ...
@@ -114,6 +123,7 @@ class RowLease(Protocol):
 class Lease:
     """The right to use some rows of a pool; made by `acquire`, ended by `release`, by death, or by the broker."""
 
+    packed_steps = True
     pack = staticmethod(p.pack)
     unpack = staticmethod(p.unpack)
 
@@ -128,6 +138,7 @@ class Lease:
         self._sent_to = b""  # boot_id of the broker that knows the unanswered commands
         self._unanswered: dict[int, list[bytes]] = {}
         self._sent_at = 0.0
+        self._timeout_ms = -1  # of the socket's recv
         self._stop = threading.Event()
         self._context = context
         self._renewal: threading.Thread | None = None
@@ -215,11 +226,11 @@ class Lease:
         """Send one command to some rows; returns its sequence number."""
         self.check_supervised()
         self._seq += 1
-        header = p.encode(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)))
+        frames = p.to_frames(p.Command(self._lease_id, self._seq, tuple(rows), tuple(ops)), payloads)
         if not self._unanswered:
             self._sent_to, self._sent_at = self._news.boot_id, time.monotonic()
-        self._unanswered[self._seq] = [header, *payloads]
-        self._socket.send_multipart(self._unanswered[self._seq])
+        self._unanswered[self._seq] = frames
+        p.send_frames(self._socket, frames)
         return self._seq
 
     def _repeat_unanswered(self) -> None:
@@ -231,12 +242,14 @@ class Lease:
         if self._sent_to != self._news.boot_id or now - self._sent_at >= _REPEAT_S:
             self._sent_to, self._sent_at = self._news.boot_id, now
             for frames in self._unanswered.values():
-                self._socket.send_multipart(frames)
+                p.send_frames(self._socket, frames)
 
     def _receive(self, timeout_ms: int) -> list[bytes]:
-        self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
+        if timeout_ms != self._timeout_ms:
+            self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
+            self._timeout_ms = timeout_ms
         try:
-            return self._socket.recv_multipart()
+            return p.receive_frames(self._socket)
         except zmq.Again:
             return []
 
@@ -277,13 +290,13 @@ class Lease:
                 if not remaining_ms:
                     return None
                 continue
-            message = p.decode(frames[0])
+            message, payloads = p.from_frames(frames)
             if isinstance(message, p.CommandReply):
                 self._unanswered.pop(message.seq, None)
             match message:
                 case p.CommandReply() if message.seq in seqs:
-                    parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
-                    return message.seq, [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
+                    parts = zip(message.rows, message.outcomes, payloads, strict=True)
+                    return message.seq, [Outcome(row, kind, unpack_answer(payload)) for row, kind, payload in parts]
                 case p.CommandReply() | p.ProbeReply():
                     continue  # a question whose wait was given up
                 case p.LeaseLost():
@@ -305,10 +318,10 @@ class Lease:
         deadline = time.monotonic() + timeout_s
         while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
             frames = self._socket.recv_multipart()
-            message = p.decode(frames[0])
+            message, payloads = p.from_frames(frames)
             match message:
                 case p.ProbeReply():
-                    parts = zip(message.rows, message.outcomes, frames[1:], strict=True)
+                    parts = zip(message.rows, message.outcomes, payloads, strict=True)
                     return [Outcome(row, kind, p.unpack(payload)) for row, kind, payload in parts]
                 case p.LeaseLost():
                     self._news.lost_text = message.text
@@ -342,6 +355,10 @@ class Lease:
             )
         if self._finalizer is None or not self._finalizer.alive:
             raise LeaseLostError("expected a live lease, found one that was released")
+
+    def pool_died(self) -> None:
+        """Called, from any thread, by who knows that the pool has died: waits end now and not after the ttl."""
+        self._news.lost_text = f"expected a live pool at {self.address}, found that it has died; start it again"
 
     def release(self) -> None:
         """Give the rows back; safe to call twice, and without effect in a forked child."""

@@ -58,6 +58,11 @@ class LocalLease:
         return bytes(cloudpickle.dumps(value))
 
     @property
+    def packed_steps(self) -> bool:
+        """Children take values, whatever their type."""
+        return False
+
+    @property
     def grace_s(self) -> float:
         """How long `release` lets the children close their envs."""
         return self._children.grace_s

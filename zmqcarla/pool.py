@@ -276,6 +276,11 @@ class LocalPool:
         self._finalizer = weakref.finalize(self, _end_pool, os.getpid(), process, os.fdopen(lifeline_write, "wb"))
         self._wait_served()
 
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Stop the pool and wait for its end; safe to call twice."""
         self._finalizer()

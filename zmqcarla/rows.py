@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError, WorkerLostError
 from zmqcarla.client_board import ANY_BELL, OWN_BELL, ClientBoard
 from zmqcarla.lease import Outcome, RowLease
+from zmqcarla.packed_steps import StepPacker
 from zmqcarla.shm.arena import Arena
 from zmqcarla.shm.board import Board, Op, Result
 from zmqcarla.shm.ring import SlotRing
@@ -117,6 +118,8 @@ class Rows:
         self._all_on_board = False
         self._told: dict[int, Outcome] = {}  # what the broker knew when a row was late
         self._fixed = not any(leaf.inline for leaf in arena.layout.leaves) and Board.can_hold(action_space)
+        packs = lease.packed_steps and Board.can_hold(action_space)
+        self._packer = StepPacker(action_space, self.num_envs) if packs else None
         if transport == "shm" and not self._fixed:
             raise ValueError(
                 'expected spaces of fixed sizes for transport="shm", found one with Text, Sequence or Graph; use "auto"'
@@ -219,6 +222,8 @@ class Rows:
             The number of this step.
         """
         on_bus = [row for row, op in enumerate(ops) if op and (op == "rebuild" or not self.on_board[row])]
+        if on_bus and self._packer is not None:
+            self._packer.write_all(actions, slot)
         self._bus_seq = self._send_step(on_bus, ops, slot, read_action) if on_bus else 0
         seq = self._bus_seq or self._lease.next_seq()
         self._asked = [row for row, op in enumerate(ops) if op and row not in on_bus]
@@ -231,8 +236,9 @@ class Rows:
     def _send_step(
         self, rows: list[int], ops: Sequence[str] | Mapping[int, str], slot: int, read_action: Callable[[int], Any]
     ) -> int:
+        packer = self._packer
         payloads = [
-            self._lease.pack([slot, read_action(row)])
+            (packer.payload(row) if packer is not None else self._lease.pack([slot, read_action(row)]))
             if ops[row] == "step"
             else self._rebuild_payload(row, slot, None, None)
             if ops[row] == "rebuild"
@@ -360,6 +366,8 @@ class Rows:
         """Ask one row for one step, "reset" or "rebuild": the number of the command, and whether it is on the board."""
         if op == "rebuild" or not self.on_board[row]:
             ops = {row: op}
+            if op == "step" and self._packer is not None:
+                self._packer.write(row, action, slot)
             return self._send_step([row], ops, slot, lambda _: action), False
         assert self._board is not None
         self._board.write_action(row, action)

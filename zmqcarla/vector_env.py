@@ -399,6 +399,10 @@ class VectorEnv(SnapshotCalls):
         """Rows whose worker died and that have no env until a reset or restore names them."""
         return [int(row) for row in np.flatnonzero(self._states.rebuild)]
 
+    def pool_died(self) -> None:
+        """Called, from any thread, by who knows that the pool has died: a wait then raises LeaseLostError at once."""
+        self._lease.pool_died()
+
     def statistics(self) -> dict[str, Any]:
         """Rows, slots, copies because all slots were held, and where the time of the latest steps went.
 

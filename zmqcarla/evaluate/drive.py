@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from zmqcarla.broker.errors import WorkerLostError
 from zmqcarla.row_infos import row_infos
 from zmqcarla.vector_env import VectorEnv
+
+_Answer = TypeVar("_Answer")
 
 
 class DriverError(Exception):
@@ -42,11 +45,21 @@ class Drive:
         states: `vehicle_state` of each step, float32 (16,) each.
         completion_percent: of the route.
         summary: what the env said at the end; empty before.
+        asked_at: monotonic time at which the driver was asked for what it has not answered yet, None while it is not.
     """
 
     states: list[NDArray[np.float32]] = field(default_factory=list)
     completion_percent: float = 0.0
     summary: dict[str, Any] = field(default_factory=dict)
+    asked_at: float | None = None
+
+    def ask(self, question: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        """Ask the driver; how long that takes can be seen from outside."""
+        self.asked_at = time.monotonic()
+        try:
+            return question(*arguments)
+        finally:
+            self.asked_at = None
 
 
 def drive_route(
@@ -67,11 +80,11 @@ def drive_route(
         ZmqCarlaError: the worker was lost, or the env raised.
     """
     observations, infos = env.reset(seed=seed, options={"route": route_id})
-    driver = new_driver()
+    driver = drive.ask(new_driver)
     try:
-        driver.reset(_row(observations), row_infos(infos, 1)[0])
+        drive.ask(driver.reset, _row(observations), row_infos(infos, 1)[0])
         while not drive.summary and not stop():
-            action = driver.act(_row(observations))
+            action = np.asarray(drive.ask(driver.act, _row(observations)))
             observations, _, _, _, infos = env.step(action[None])
             info = row_infos(infos, 1)[0]
             if info.get("worker_lost"):
@@ -80,7 +93,7 @@ def drive_route(
             drive.completion_percent = float(info["route_completion"])
             drive.summary = info.get("episode_summary", {})
     finally:
-        driver.close()
+        drive.ask(driver.close)
 
 
 def _row(observations: Any) -> dict[str, Any]:

@@ -68,6 +68,11 @@ def failed_record(index: int, route_id: str, town: str, message: str, duration_s
     return record_of(summary, index, route_id, duration_s)
 
 
+def has_crashed(record: Record) -> bool:
+    """Return whether the route was given up because its simulator crashed each time."""
+    return "Simulation crashed" in record["status"]
+
+
 def is_partial(records: Sequence[Record]) -> bool:
     """Return whether a scenario of some route did not take place."""
     return any(record["skipped_scenarios"] for record in records)
