@@ -51,7 +51,7 @@ def _judgement(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hosted(evaluator: Evaluator, routes: Path, route: str, maps: Path) -> dict[str, Any]:
-    """The record of `zmqcarla/Leaderboard-v0` driven by the same agent, in a process: it holds one pair of checkouts."""
+    """The record of `zmqcarla/Leaderboard-v0` driven by the same agent, in a process of its own."""
     api = named("ZMQCARLA_CARLA_PYTHONAPI")
     roots = [evaluator.leaderboard, evaluator.scenario_runner, api / "carla"]
     done = subprocess.run(
