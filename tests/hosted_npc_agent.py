@@ -22,7 +22,7 @@ def main(routes: str, route: str, maps: str, *roots: str) -> None:
     os.environ["ZMQCARLA_MAPS"] = maps
     for name in ("LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT", "BENCH2DRIVE_ROOT", "CARLA_ROOT"):
         os.environ.pop(name, None)
-    folders = dict(zip(("leaderboard_root", "scenario_runner_root", "agents_root"), roots, strict=True))
+    folders: Any = dict(zip(("leaderboard_root", "scenario_runner_root", "agents_root"), roots, strict=True))
     env: Any = gymnasium.make(
         "zmqcarla/Leaderboard-v0", routes=routes, simulator="embedded", observation="state", max_steps=10**6, **folders
     ).unwrapped
