@@ -227,8 +227,14 @@ def test_a_moment_comes_back_by_replay_and_not_by_state(settings: dict[str, Any]
 
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
-def test_a_row_of_a_pool_is_forked_by_replay(settings: dict[str, Any]) -> None:
-    vec: Any = zmqcarla.make_vec_env(2, ENV_ID, {"routes": settings["routes"], "observation": "state"})
+def test_a_row_of_a_pool_is_forked_by_replay(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PythonAPI").symlink_to(os.environ["ZMQCARLA_CARLA_PYTHONAPI"])
+    monkeypatch.setenv("CARLA_ROOT", str(tmp_path))  # workers find CARLA's agents there
+    vec: Any = zmqcarla.make_vec_env(
+        2, ENV_ID, {"routes": settings["routes"], "observation": "state"}, simulator="embedded"
+    )
     try:
         vec.reset(seed=[3, 4])
         ahead = np.tile(np.array([0.0, 0.5, 0.0], np.float32), (2, 1))
