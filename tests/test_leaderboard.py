@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+import zmqcarla
 from zmqcarla.broker.errors import SnapshotError
 from zmqcarla.demo.driver import LaneFollowingDriver
 from zmqcarla.workers.leaderboard.checkout import CheckoutError, Roots
@@ -185,8 +186,65 @@ def test_a_car_that_stands_gets_no_route(settings: dict[str, Any]) -> None:
     assert truncated
     assert info["episode_summary"]["status"] == "Failed"
     assert info["episode_summary"]["scores"]["score_route"] < 1.0
-    with pytest.raises(SnapshotError, match="repeat the actions instead"):
-        env.unwrapped.save_snapshot()  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="expected only 'route'"):
         env.reset(options={"spawn_point": 3})
     env.close()
+
+
+def _follow(env: Any, observation: Any, steps: int) -> list[Any]:
+    """Drive on from an observation; what came of each step."""
+    driver, seen = LaneFollowingDriver(), list[Any]()
+    for _ in range(steps):
+        observation, reward, *_, info = env.step(driver(observation))
+        seen.append((observation["vehicle_state"].tobytes(), reward, info["driving_score"], info["route_completion"]))
+    return seen
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_a_moment_comes_back_by_replay_and_not_by_state(settings: dict[str, Any]) -> None:
+    env: Any = gymnasium.make(ENV_ID, observation="state", **settings).unwrapped
+    observation, _ = env.reset(seed=3)
+    _follow(env, observation, 100)  # past the first scenario and the first car
+    saved = env.save_snapshot()
+    (listed,) = env.list_snapshots()
+    assert listed["levels"] == ["replay"]
+    observation = env._observation_again()
+    after = _follow(env, observation, 40)
+    for options in ({"snapshot": saved}, {"snapshot": saved, "level": "state"}):
+        with pytest.raises(SnapshotError, match=r"expected level='replay'.*behaviour trees"):
+            env.reset(options=options)
+    again, info = env.restore_snapshot(saved, "replay")
+    report = info["restore"]
+    assert report["actors"] > 5
+    assert [report[name] for name in ("missing", "extra", "position_error_max_m", "speed_error_max_mps")] == [0] * 4
+    assert report["criteria_restored"]
+    assert report["rng_restored"]
+    assert again["vehicle_state"].tobytes() == observation["vehicle_state"].tobytes()
+    assert _follow(env, again, 40) == after
+    env.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_a_row_of_a_pool_is_forked_by_replay(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PythonAPI").symlink_to(os.environ["ZMQCARLA_CARLA_PYTHONAPI"])
+    monkeypatch.setenv("CARLA_ROOT", str(tmp_path))  # workers find CARLA's agents there
+    vec: Any = zmqcarla.make_vec_env(
+        2, ENV_ID, {"routes": settings["routes"], "observation": "state"}, simulator="embedded"
+    )
+    try:
+        vec.reset(seed=[3, 4])
+        ahead = np.tile(np.array([0.0, 0.5, 0.0], np.float32), (2, 1))
+        for _ in range(30):
+            vec.step(ahead)
+        observations, infos = vec.fork(0, [1], level="replay")
+        assert infos["restore"]["missing"].tolist()[1] == 0
+        states = observations["vehicle_state"]
+        for _ in range(30):
+            assert states[0].tobytes() == states[1].tobytes()
+            states = vec.step(ahead)[0]["vehicle_state"]
+    finally:
+        vec.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any
 
 import typer
@@ -70,6 +71,7 @@ def doctor(
     """Check whether N workers will run on this machine; exit code 1 when something will fail."""
     from zmqcarla.broker.address import abandoned_sockets
     from zmqcarla.shm.segment import abandoned
+    from zmqcarla.watch.checkouts import examine_checkouts
     from zmqcarla.watch.doctor import Wanted, examine
     from zmqcarla.watch.report import show_findings
     from zmqcarla.workers.ports import busy_blocks
@@ -80,6 +82,7 @@ def doctor(
         busy_blocks(base_port, workers),
         abandoned() + abandoned_sockets(),
     )
+    findings += examine_checkouts(os.environ)
     raise typer.Exit(show_findings(findings, OUT, as_json=as_json))
 
 

@@ -8,7 +8,8 @@ what it is worth is decided by the code of the checkouts (see `checkout`), which
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -20,6 +21,7 @@ from zmqcarla.workers.episode import Episode
 from zmqcarla.workers.leaderboard import checkout
 from zmqcarla.workers.leaderboard.hosted_agent import AgentCode
 from zmqcarla.workers.leaderboard.official_episode import OfficialEpisode
+from zmqcarla.workers.observation import Observation
 from zmqcarla.workers.own_server import OwnServer
 from zmqcarla.workers.routes import RouteSpec
 from zmqcarla.workers.session import Session
@@ -48,7 +50,12 @@ class LeaderboardEnv(CarlaEnv):
     in reverse, and brake. An agent that fails ends the episode: `terminated_by` is "agent_failed", its traceback is in
     `info["agent_error"]`, and the record has the Leaderboard's words for it. One that cannot be set up does so in the
     first step.
+
+    A snapshot of an episode can be restored by replay only.
     """
+
+    scenarios: ClassVar[str] = "Leaderboard"
+    levels: ClassVar[tuple[str, ...]] = ("replay",)
 
     def __init__(
         self,
@@ -112,16 +119,14 @@ class LeaderboardEnv(CarlaEnv):
             raise gymnasium.error.ResetNeeded("expected reset() before global_plan(), found no running episode")
         return self.episode.global_plan()
 
-    def save_snapshot(self, name: str | None = None) -> str:
-        """Refuse: what the scenarios know stands in behaviour trees and class variables of the checkout.
-
-        Raises:
-            SnapshotError: always.
-        """
-        raise SnapshotError(
-            "expected an env whose state can be saved, found one whose scenarios are the Leaderboard's own: they keep "
-            "theirs in behaviour trees that cannot be copied; reset with the same seed and repeat the actions instead"
-        )
+    def _go_back(self, options: Mapping[str, Any], seed: int | None) -> tuple[Observation, dict[str, Any]]:
+        if options.get("level", "state") == "state":
+            raise SnapshotError(
+                "expected level='replay', found level='state': what the Leaderboard's own scenarios know stands in "
+                "behaviour trees and class variables that cannot be copied; at 'replay' the episode begins anew with "
+                "its seed and drives its actions again"
+            )
+        return super()._go_back(options, seed)
 
     def hand_over(self) -> None:
         """Hand nothing over: the checkout's modules keep what they like."""

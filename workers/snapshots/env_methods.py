@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -24,13 +24,11 @@ from zmqcarla.workers.routes import RouteSpec, same_town
 from zmqcarla.workers.servers import SimulatorName
 from zmqcarla.workers.session import Session
 from zmqcarla.workers.snapshots.bodies import Wardrobe, birth_place
-from zmqcarla.workers.snapshots.format import Head, read, read_head, to_bytes
+from zmqcarla.workers.snapshots.format import LEVELS, Head, read, read_head, to_bytes
 from zmqcarla.workers.snapshots.progress import Kept, Progress
 from zmqcarla.workers.snapshots.report import measure
 from zmqcarla.workers.snapshots.store import SnapshotStore
 from zmqcarla.workers.snapshots.world import Placed, bodies_of, found_again, put_back, read_world
-
-LEVELS: Final = ("state", "replay")
 
 
 class SnapshotMethods(gymnasium.Env[Observation, Any]):
@@ -39,8 +37,12 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
     Attributes:
         agent: something that drives inside this process and has get_state() and set_state(state) of plain values; its
             state travels in snapshots. None for nothing.
+        scenarios: whose they are; an env takes up no snapshot with those of another kind.
+        levels: at which its moments can be gone back to.
     """
 
+    scenarios: ClassVar[str] = "own"
+    levels: ClassVar[tuple[str, ...]] = LEVELS
     config: CarlaEnvConfig
     session: Session | None
     episode: Episode | None
@@ -84,12 +86,13 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
             id=snapshot_id,
             town=session.town,
             map_mark=session.map_mark,
-            env=_marks_of(self.config, self.action_space),
+            env=self._marks,
             simulator=self._simulator,
             frame=episode.ticks,
             step=self._progress.steps,
             actors=len(world["bodies"]),
             ended=self._progress.over,
+            levels=self.levels,
         )
         self._snapshots.put(to_bytes(head, content))
         return snapshot_id
@@ -125,7 +128,7 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
             SnapshotError: the bytes are damaged, or are of another version, map or kind of env; nothing has changed.
         """
         head = read_head(data)
-        head.check_env(_marks_of(self.config, self.action_space))
+        head.check_env(self._marks)
         if self.session is not None and not self._routes:
             _check_map(head, self.session)
         return self._snapshots.put(data).id
@@ -135,7 +138,7 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
         began_s = time.perf_counter()
         snapshot_id, level = _checked(options, seed)
         head, content = read(self._snapshots.get(snapshot_id))
-        head.check_env(_marks_of(self.config, self.action_space))
+        head.check_env(self._marks)
         session = self._open()
         session.keep_up()
         if head.map_mark != session.map_mark and any(same_town(each.town, head.town) for each in self._routes):
@@ -200,6 +203,10 @@ class SnapshotMethods(gymnasium.Env[Observation, Any]):
         ticks = int(session.world.get_snapshot().frame) - before
         wardrobe = self._wardrobe_of(session)
         return found_again(session, self.episode, content["world"], content["episode"], ticks, wardrobe)
+
+    @property
+    def _marks(self) -> dict[str, str]:
+        return {**_marks_of(self.config, self.action_space), "scenarios": self.scenarios}
 
     def _wardrobe_of(self, session: Session) -> Wardrobe:
         if self._wardrobe is None or self._wardrobe[0] != id(session):

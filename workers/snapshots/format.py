@@ -8,7 +8,7 @@ Nothing is unpickled; what the body may hold is in `plain`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
@@ -20,6 +20,9 @@ from zmqcarla.workers.snapshots.plain import from_plain, to_plain
 MAGIC: Final = "zmqcarla-snapshot"
 VERSION: Final = 1
 """Raised by one when an older release could not read what this one writes, or would misread it."""
+
+LEVELS: Final = ("state", "replay")
+"""How a moment can be gone back to: by its state, or by driving the episode once more."""
 
 Content = dict[str, Any]
 
@@ -38,6 +41,7 @@ class Head:
         step: steps of the episode.
         actors: how many bodies it holds.
         ended: whether the episode was over.
+        levels: at which it can be restored.
     """
 
     id: str
@@ -49,6 +53,7 @@ class Head:
     step: int
     actors: int
     ended: bool
+    levels: Sequence[str] = LEVELS
 
     def check_env(self, env: Mapping[str, str]) -> None:
         """Raise SnapshotError unless an env can take up this snapshot."""

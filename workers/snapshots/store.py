@@ -144,4 +144,4 @@ class SnapshotStore:
 
 def _row(head: Head, size_bytes: int, in_memory: bool) -> dict[str, Any]:
     listed = {name: value for name, value in asdict(head).items() if name != "env"}
-    return {**listed, "size_bytes": size_bytes, "in_memory": in_memory, "levels": ["state", "replay"]}
+    return {**listed, "size_bytes": size_bytes, "in_memory": in_memory, "levels": list(head.levels)}
