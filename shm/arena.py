@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from zmqcarla.shm.layout import Layout, make_flatten, unflatten
+from zmqcarla.shm.layout import Layout, make_flatten, make_unflatten, unflatten
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.segment import Segment, SegmentGoneError
 from zmqcarla.shm.writer_lock import WriterLock, has_writer
@@ -52,6 +52,16 @@ class Arena:
             None
             if leaf.inline
             else np.ndarray((layout.slots, layout.num_envs, *leaf.shape), leaf.dtype, segment.memory, leaf.offset_bytes)
+            for leaf in layout.leaves
+        ]
+        self._tree = make_unflatten(space)
+        # Of each leaf the shape and dtype of a batch, and where it lies in each slot; None for one without a place.
+        self._batches = [
+            (
+                (layout.num_envs, *leaf.shape),
+                leaf.dtype,
+                None if leaf.inline else [leaf.offset_bytes + slot * leaf.slot_bytes for slot in range(layout.slots)],
+            )
             for leaf in layout.leaves
         ]
         # Values of leaves without a fixed size live here, by slot: the arena has no place for them.
@@ -143,24 +153,22 @@ class Arena:
 
         The views stay valid and unchanged for as long as any of them, or any array made over them, lives.
         """
-        private = slot == ring.reserve
         # A fresh owner for each hand-out: a finalizer on one long-lived whole-arena array would fire never, or too
         # early.
-        owner: NDArray[np.uint8] = np.frombuffer(self._segment.memory, np.uint8)
-        leaves: list[Any] = []
-        for index, leaf in enumerate(self.layout.leaves):
-            if leaf.inline:
-                leaves.append(tuple(self._inline.get(slot, {}).get(index, ())))
-                continue
-            shape = (self.layout.num_envs, *leaf.shape)
-            offset_bytes = leaf.offset_bytes + slot * leaf.slot_bytes
-            view: NDArray[Any] = np.ndarray(shape, leaf.dtype, owner.data, offset_bytes)
-            leaves.append(view.copy() if private else view)
-        if private:
+        owner: NDArray[np.uint8] = np.frombuffer(self.memory, np.uint8)
+        memory = owner.data
+        leaves: list[Any] = [
+            tuple(self._inline.get(slot, {}).get(index, ()))
+            if places is None
+            else np.ndarray(shape, dtype, memory, places[slot])
+            for index, (shape, dtype, places) in enumerate(self._batches)
+        ]
+        if slot == ring.reserve:
+            leaves = [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
             ring.newest = slot
         else:
             ring.lend(slot, owner)
-        return unflatten(self.space, iter(leaves))
+        return self._tree(leaves)
 
     def row_leaves(self, slot: int, row: int) -> list[NDArray[Any] | None]:
         """The places of one row's leaves, live, each of the leaf's shape; None for a leaf that travels inline."""

@@ -8,20 +8,29 @@ itself.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import posix_ipc
 
 _DIRECTORY: Final = Path("/dev/shm")
+NOT_RUNG: Final = (posix_ipc.BusyError, posix_ipc.SignalError)
+"""What `Bell.take_ring` raises: nobody rang in time, or a signal ended the wait."""
 
 
 class Bell:
-    """A semaphore that one side rings and the other waits for."""
+    """A semaphore that one side rings and the other waits for.
+
+    Attributes:
+        ring: wakes who waits, or the next who will.
+        take_ring: waits at most so many seconds and consumes one ring; raises one of NOT_RUNG when there was none.
+    """
 
     def __init__(self, semaphore: Any) -> None:
         self._semaphore = semaphore
-        self.ring = semaphore.release
+        self.ring: Callable[[], None] = semaphore.release
+        self.take_ring: Callable[[float], None] = semaphore.acquire
 
     @classmethod
     def create(cls, arena_name: str, purpose: str) -> Bell:
@@ -43,8 +52,8 @@ class Bell:
     def wait(self, timeout_s: float) -> bool:
         """Whether the bell was rung within `timeout_s`; consumes one ring. A signal may end the wait early."""
         try:
-            self._semaphore.acquire(timeout_s)
-        except (posix_ipc.BusyError, posix_ipc.SignalError):
+            self.take_ring(timeout_s)
+        except NOT_RUNG:
             return False
         return True
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import enum
 import errno
 import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -31,7 +32,7 @@ from zmqcarla.shm.scalar_infos import INFO_BYTES, SCHEMA_BYTES, Schema
 from zmqcarla.shm.segment import Segment, SegmentGoneError
 
 NOTE_BYTES: Final = 256 << 10
-_MAGIC: Final = b"zmqcarla board 1"
+_MAGIC: Final = b"zmqcarla board 2"
 _HEADER_BYTES: Final = 4096
 _PAGE_BYTES: Final = 4096
 _LINE_BYTES: Final = 64
@@ -41,24 +42,26 @@ ROW: Final = np.dtype(
     {
         "names": [
             "go_seq", "op", "slot", "bell",
-            "done_seq", "done_ns", "reward", "busy_s", "note_bytes", "result", "terminated", "truncated", "schema",
+            "done_ns", "reward", "busy_s", "note_bytes", "result", "terminated", "truncated", "schema", "done_seq",
         ],
-        "formats": ["u8", "u4", "u4", "u4", "u8", "u8", "f8", "f8", "u4", "u1", "?", "?", "u8"],
-        "offsets": [0, 8, 12, 16, *(_LINE_BYTES + offset for offset in (0, 8, 16, 24, 32, 36, 37, 38, 40))],
+        "formats": ["u8", "u4", "u4", "u4", "u8", "f8", "f8", "u4", "u1", "?", "?", "u8", "u8"],
+        "offsets": [0, 8, 12, 16, *(_LINE_BYTES + offset for offset in (0, 8, 16, 24, 28, 29, 30, 32, 40))],
         "itemsize": 2 * _LINE_BYTES,
     }
 )  # fmt: skip
 
 
+ROW_OP_SLOT_BYTES: Final = 8
+"""Where op and slot stand in a ROW, to be written as one number, see `order`."""
+ROW_ENDS_BYTES: Final = _LINE_BYTES + 28
+"""Where result, terminated, truncated and a byte that is 0 stand: one number, 0 after an ordinary step."""
 COMMAND: Final = struct.Struct("=QIII")
 """go_seq, op, slot, bell."""
+ANSWER: Final = struct.Struct("=QddIB??xQQ")
+"""done_ns, reward, busy_s, note_bytes, result, terminated, truncated, schema, done_seq: written in this order."""
+ANSWER_OFFSET_BYTES: Final = _LINE_BYTES
 DONE_SEQ: Final = struct.Struct("=Q")
-DONE_SEQ_OFFSET_BYTES: Final = _LINE_BYTES
-DONE: Final = struct.Struct("=QQddIB??xQ")
-"""done_seq and what ANSWER holds."""
-ANSWER: Final = struct.Struct("=QddIB??xQ")
-"""done_ns, reward, busy_s, note_bytes, result, terminated, truncated, schema; follows done_seq."""
-ANSWER_OFFSET_BYTES: Final = _LINE_BYTES + DONE_SEQ.size
+DONE_SEQ_OFFSET_BYTES: Final = _LINE_BYTES + 40
 
 
 class NoteTooLongError(ValueError):
@@ -237,6 +240,11 @@ class Board:
         self.infos = np.empty((0, INFO_BYTES), np.uint8)
         del self.memory
         self._segment.close()
+
+
+def order(op: int, slot: int) -> int:
+    """Op and slot of a ROW as one number."""
+    return int.from_bytes(struct.pack("=II", op, slot), sys.byteorder)
 
 
 def go_bell(row: int) -> str:

@@ -1,11 +1,13 @@
 """One row of a lease's board, as its env process sees it: wait for the bell, read the command, write the result.
 
 This runs once a step in every worker, and with more workers than cores each step begins with cold caches: a few struct
-calls on the memory itself take a fraction of the time of as many assignments to numpy columns.
+calls on the memory itself take a fraction of the time of as many assignments to numpy columns. Whoever steps without
+end (`zmqcarla.workers.step_loop`) therefore takes the calls themselves, `command`, `put_answer` and `rings`.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -18,10 +20,7 @@ from zmqcarla.shm.board import (
     ANSWER_OFFSET_BYTES,
     ANY_DONE,
     COMMAND,
-    DONE_SEQ,
-    DONE_SEQ_OFFSET_BYTES,
     Board,
-    Result,
     done_bell,
     go_bell,
 )
@@ -40,6 +39,12 @@ class BoardRow:
     Attributes:
         name: the same.
         action: returns a private copy of the row's action.
+        wait: waits for the row's bell, see `Bell.wait`.
+        take_ring: the same as `Bell.take_ring`.
+        command: returns the command that stands on the board: seq, `Op`, slot, and which of `rings` is to be rung. It
+            may be an old one. The client writes seq last and this reads it first, so a new seq comes with its own op.
+        put_answer: writes the numbers of `ANSWER`, done_seq last.
+        rings: the row's own bell, and the common one.
 
     Raises:
         SegmentGoneError: the board is not visible here.
@@ -52,26 +57,25 @@ class BoardRow:
         self._board = board = Board.attach(name, action_space, num_envs)
         self._go = board.attach_bell(go_bell(row))
         self._done = (board.attach_bell(done_bell(row)), board.attach_bell(ANY_DONE))
-        self._bell = 0
         self._memory = board.memory
-        self._offset_bytes = board.row_offset_bytes(row)
         self._info_offset_bytes = board.info_offset_bytes(row)
         self._splitter = InfoSplitter()
         self._schema = 0  # whose text stands on the board
+        offset_bytes = board.row_offset_bytes(row)
         self.action: Callable[[], Any] = board.action_reader(row)
         self.wait: Callable[[float], bool] = self._go.wait
+        self.take_ring: Callable[[float], None] = self._go.take_ring
+        self.command: Callable[[], tuple[int, int, int, int]] = functools.partial(
+            COMMAND.unpack_from, self._memory, offset_bytes
+        )
+        self.put_answer: Callable[..., None] = functools.partial(
+            ANSWER.pack_into, self._memory, offset_bytes + ANSWER_OFFSET_BYTES
+        )
+        self.rings = tuple(bell.ring for bell in self._done)
 
     def wake(self) -> None:
         """Ring the row's own bell: something else than the board wants attention."""
         self._go.ring()
-
-    def command(self) -> tuple[int, int, int]:
-        """The command that stands on the board: seq, `Op`, slot. It may be an old one.
-
-        The client writes seq last and this reads it first, so a new seq comes with its own op and slot.
-        """
-        seq, op, slot, self._bell = COMMAND.unpack_from(self._memory, self._offset_bytes)
-        return seq, op, slot
 
     def put_info(self, info: Mapping[str, Any], pack: Callable[[Any], bytes]) -> tuple[int, bytes]:
         """Write the numbers of an info into their columns.
@@ -90,39 +94,19 @@ class BoardRow:
                 self._schema = schema.digest
         return (0 if schema is None else schema.digest), (pack(rest) if rest else b"")
 
-    def answer(
-        self,
-        seq: int,
-        result: int = Result.PLAIN,
-        note: bytes = b"",
-        schema: int = 0,
-        reward: float = 0.0,
-        terminated: bool = False,
-        truncated: bool = False,
-        busy_s: float = 0.0,
-    ) -> None:
-        """Write the result, its number last, and ring."""
-        memory, offset_bytes = self._memory, self._offset_bytes
-        if note:
-            self._board.write_note(self._row, note)
-        ANSWER.pack_into(
-            memory,
-            offset_bytes + ANSWER_OFFSET_BYTES,
-            time.monotonic_ns(),
-            reward,
-            busy_s,
-            len(note),
-            result,
-            terminated,
-            truncated,
-            schema,
-        )
-        DONE_SEQ.pack_into(memory, offset_bytes + DONE_SEQ_OFFSET_BYTES, seq)
-        self._done[self._bell].ring()
+    def put_note(self, note: bytes) -> None:
+        """Leave what is no number beside the answer that follows."""
+        self._board.write_note(self._row, note)
+
+    def answer(self, seq: int, bell: int, result: int, note: bytes, schema: int = 0, busy_s: float = 0.0) -> None:
+        """Write the result of a command that was no step, or failed, and ring."""
+        self.put_note(note)
+        self.put_answer(time.monotonic_ns(), 0.0, busy_s, len(note), result, False, False, schema, seq)
+        self.rings[bell]()
 
     def close(self) -> None:
         """Let go of board and bells."""
-        del self.action, self.wait, self._memory
+        del self.action, self.wait, self.take_ring, self.command, self.put_answer, self.rings, self._memory
         for bell in (self._go, *self._done):
             bell.close()
         self._board.close()

@@ -144,6 +144,18 @@ def make_reader(space: spaces.Space[Any], places: Sequence[NDArray[Any]]) -> Cal
     return lambda: unflatten(space, iter([read() for read in readers]))
 
 
+def make_unflatten(space: spaces.Space[Any]) -> Callable[[list[Any]], Tree]:
+    """A function from leaves in the order of `Layout.leaves` to the tree of `space` around them."""
+    if isinstance(space, spaces.Dict) and not any(
+        isinstance(sub, (spaces.Dict, spaces.Tuple)) for sub in space.spaces.values()
+    ):
+        keys = list(space.spaces)
+        return lambda leaves: dict(zip(keys, leaves, strict=True))
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return lambda leaves: unflatten(space, iter(leaves))
+    return lambda leaves: leaves[0]
+
+
 def unflatten(space: spaces.Space[Any], leaves: Iterator[Any]) -> Tree:
     """The tree of `space` (dicts and tuples) around leaves that come in the order of `Layout.leaves`."""
     if isinstance(space, spaces.Dict):

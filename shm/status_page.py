@@ -1,8 +1,9 @@
 """A small page on which an env process says what it is doing, for its supervisor and `zmqcarla top` to read.
 
 The heartbeat cannot live in the env process: the carla client holds the GIL for whole calls. The page can be read
-without its help. A torn read shows at worst the phase before with the time of the one that begins: time is written
-first, and who wants both reads the phase first.
+without its help, also while it is written: what stands there is believed when two copies are the same and the phase,
+which is written last, is one. (`Struct.pack_into` clears the bytes first, and a writer may be put to sleep in between:
+a process that is read as "starting", since the machine was booted, would be killed for it.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import mmap
 import os
 import struct
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,12 @@ EPISODE_BYTES: Final = 160
 """Room for the name of an episode, in UTF-8."""
 _PAGE: Final = np.dtype(
     [
+        ("steps", np.uint64),
         ("since_ns", np.uint64),
         ("row", np.int64),
         ("seq", np.uint64),
         ("phase", np.uint32),
         ("incarnation", np.uint32),
-        ("steps", np.uint64),
         ("lease_id", np.uint8, 16),
         ("board", "S64"),
         ("episode", f"S{EPISODE_BYTES}"),
@@ -36,24 +37,49 @@ _PAGE: Final = np.dtype(
         ("recycle", np.uint32),
     ]
 )
-_STATE: Final = struct.Struct("=QqQI")
-"""since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 _STEPS: Final = struct.Struct("=Q")
-_STEPS_OFFSET_BYTES: Final = 32
+_STATE: Final = struct.Struct("=QqQI")
+"""since_ns, row, seq, phase; follows the steps."""
+_STATE_PLACE: Final = slice(_STEPS.size, _STEPS.size + _STATE.size)
+PROGRESS: Final = struct.Struct("=QQqQI")
+"""steps, since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
+PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
+_LOOKS: Final = 4
+"""How often is looked for something whole; one who sleeps while he writes is met again at the next look."""
 
 
 class Phase(enum.IntEnum):
     """What an env process is doing."""
 
-    STARTING = 0
-    IDLE = 1
-    OPENING = 2
-    RESETTING = 3
-    STEPPING = 4
-    CALLING = 5
-    CLOSING = 6
-    RECYCLING = 7
+    UNTOLD = 0
+    """Nothing has been written yet, or it is being written."""
+    STARTING = 1
+    IDLE = 2
+    OPENING = 3
+    RESETTING = 4
+    STEPPING = 5
+    CALLING = 6
+    CLOSING = 7
+    RECYCLING = 8
     """It waits, between two episodes, for a fresh server."""
+
+
+class Look(NamedTuple):
+    """What an env process does.
+
+    Attributes:
+        phase: since `age_s` seconds.
+        age_s: see there.
+        row: of its lease; -1 for none.
+        seq: of the command.
+        steps: done by all processes that had the page.
+    """
+
+    phase: Phase
+    age_s: float
+    row: int
+    seq: int
+    steps: int
 
 
 class StatusPage:
@@ -67,13 +93,16 @@ class StatusPage:
             board (its name), episode (its name), resets (begun since the page was made)}; the supervisor writes
             {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
             before the next reset, it is to be replaced)}.
+        steps: done so far, as the process that does them counts.
+        memory: of the page; what PROGRESS packs goes to PROGRESS_PLACE, for one who does nothing else all day.
     """
 
     def __init__(self, fd: int, owned_fd: int) -> None:
         self.fd = owned_fd
-        self._memory = mmap.mmap(fd, _PAGE.itemsize)
-        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self._memory)
-        self._steps = int(self.fields["steps"])
+        self.memory = mmap.mmap(fd, _PAGE.itemsize)
+        self.fields: NDArray[Any] = np.ndarray((), _PAGE, self.memory)
+        self.steps = int(self.fields["steps"])
+        self._seen = Look(Phase.UNTOLD, 0.0, -1, 0, 0)
 
     @classmethod
     def create(cls) -> StatusPage:
@@ -92,14 +121,12 @@ class StatusPage:
 
     def enter(self, phase: Phase, row: int = -1, seq: int = 0) -> None:
         """Say what begins now."""
-        # Not pack_into: it clears the bytes before it writes them, and a reader would find a process that has been
-        # "starting" since the machine was booted.
-        self._memory[: _STATE.size] = _STATE.pack(time.monotonic_ns(), row, seq, phase)
+        self.memory[_STATE_PLACE] = _STATE.pack(time.monotonic_ns(), row, seq, phase)
 
     def count_step(self) -> None:
         """One step more."""
-        self._steps += 1
-        self._memory[_STEPS_OFFSET_BYTES : _STEPS_OFFSET_BYTES + _STEPS.size] = _STEPS.pack(self._steps)
+        self.steps += 1
+        self.memory[: _STEPS.size] = _STEPS.pack(self.steps)
 
     def name_episode(self, name: str) -> None:
         """Say which episode begins; empty for one that cannot be asked for again."""
@@ -127,19 +154,21 @@ class StatusPage:
         address: bytes = self.fields["server"].item()
         return address.decode()
 
-    @property
-    def phase(self) -> Phase:
-        """The current phase."""
-        return Phase(int(self.fields["phase"]))
-
-    def phase_age_s(self) -> float:
-        """Seconds since the phase began."""
-        return (time.monotonic_ns() - int(self.fields["since_ns"])) / 1e9
+    def look(self) -> Look:
+        """What was written last, as far as it is whole."""
+        for _ in range(_LOOKS):
+            copy = self.memory[PROGRESS_PLACE]
+            steps, since_ns, row, seq, phase = PROGRESS.unpack(copy)
+            if phase and copy == self.memory[PROGRESS_PLACE]:
+                age_s = (time.monotonic_ns() - since_ns) / 1e9
+                self._seen = Look(Phase(phase), age_s, row, seq, steps)
+                break
+        return self._seen
 
     def close(self) -> None:
         """Let go."""
         self.fields = np.zeros((), _PAGE)
-        self._memory.close()
+        self.memory.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from zmqcarla.client_board import ClientBoard
 from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, declare_lost, done_bell, go_bell
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.segment import SegmentGoneError, sweep
@@ -39,12 +41,14 @@ def test_a_command_and_its_result_cross_the_board(board: Board) -> None:
     board.rows["op"][1], board.rows["slot"][1], board.rows["go_seq"][1] = Op.STEP, 2, 9
     board.attach_bell(go_bell(1)).ring()
     assert row.wait(1)
-    assert row.command() == (9, Op.STEP, 2)
+    assert row.command() == (9, Op.STEP, 2, 0)
     action = row.action()
     assert action["steer"].tolist() == [2, 3]
     assert action["gear"] == 3
     assert action in ACTIONS
-    row.answer(9, Result.NOTE, b"packed infos", reward=1.5, terminated=True, busy_s=0.25)
+    row.put_note(b"packed infos")
+    row.put_answer(7, 1.5, 0.25, 12, Result.NOTE, True, False, 0, 9)
+    row.rings[0]()
     assert board.attach_bell(done_bell(1)).wait(1)
     found = board.rows[1]
     assert (found["done_seq"], found["reward"], found["terminated"], found["truncated"]) == (9, 1.5, True, False)
@@ -69,8 +73,8 @@ def test_a_bell_that_nobody_rings_times_out(board: Board) -> None:
 def test_the_row_that_rings_the_common_bell_wakes_whoever_waits_for_the_first(board: Board) -> None:
     row = BoardRow(board.name, ACTIONS, 3, 2)
     board.rows["bell"][2] = 1
-    row.command()
-    row.answer(1)
+    *_, bell = row.command()
+    row.answer(1, bell, Result.ERROR, b"what went wrong")
     assert board.attach_bell(ANY_DONE).wait(1)
     assert not board.attach_bell(done_bell(2)).wait(0.01)
     row.close()
@@ -118,3 +122,41 @@ def test_what_a_killed_owner_leaves_is_swept_with_its_bells() -> None:
     assert name.startswith("/zmqcarla-")
     sweep()
     assert not [path for path in Path("/dev/shm").iterdir() if name[1:] in path.name]
+
+
+def test_nobody_waits_for_a_row_that_is_done() -> None:
+    """Its ring may have gone with those of the step before."""
+    board = ClientBoard(ACTIONS, 2, bytes)
+    rows = [BoardRow(board.name, ACTIONS, 2, row) for row in range(2)]
+    actions = {"steer": np.zeros((2, 2), np.float32), "gear": np.zeros(2, np.int64)}
+    for seq in (1, 2, 3):
+        rows[1].put_answer(0, 0.0, 0.0, 0, Result.PLAIN, False, False, 0, seq)
+        rows[1].rings[0]()
+        board.step_all(actions, 0, seq)  # takes the ring
+        assert not board._done[1].wait(0)
+        with patch.object(board, "_take_each", []):
+            assert not board.wait_all(seq, 60)
+        rows[0].put_answer(0, 0.5, 0.0, 0, Result.PLAIN, False, False, 0, seq)
+        assert board.wait_all(seq, 60)
+        batch = board.read_all(seq)
+        assert batch is not None
+        assert batch.quiet
+        assert batch.rewards.tolist() == [0.5, 0.0]
+    for row in rows:
+        row.close()
+    board.close()
+
+
+def test_rings_do_not_pile_up() -> None:
+    board = ClientBoard(ACTIONS, 1, bytes)
+    row = BoardRow(board.name, ACTIONS, 1, 0)
+    actions = {"steer": np.zeros((1, 2), np.float32), "gear": np.zeros(1, np.int64)}
+    for seq in range(1, 6):
+        board.step_all(actions, 0, seq)
+        row.put_answer(0, 0.0, 0.0, 0, Result.PLAIN, False, False, 0, seq)
+        row.rings[0]()
+        assert board.wait_all(seq, 60)
+    assert board._done[0].wait(0)
+    assert not board._done[0].wait(0)
+    row.close()
+    board.close()

@@ -39,7 +39,7 @@ class _Crossing:
         board, rows = self._boards[len(infos)], self._rows[len(infos)]
         for row, info in zip(rows, infos, strict=True):
             schema, note = row.put_info(info, pack) if info else (0, b"")
-            row.answer(self._seq, Result.NOTE if note else Result.PLAIN, note, schema, 0.5)
+            row.answer(self._seq, 0, Result.NOTE if note else Result.PLAIN, note, schema, 0.5)
         for number, info in enumerate(infos):
             same(board.read_row(number)[3], info)
         results = board.read_all(self._seq)

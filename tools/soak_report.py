@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 KINDS: Final = ("up", "broker", "supervisor", "env process", "guard", "simulator")
 LIMITS: Final = {
@@ -48,15 +48,14 @@ def growth_violations(grown: dict[str, tuple[float, float, float | None]]) -> li
 
 
 def fault_table(report: dict[str, Any]) -> Table:
-    """What was done, and what the ledger has of it."""
-    table = Table("fault", title=_headline(report).partition(" (")[0], title_justify="left")
-    for name in ("struck", "in the ledger", "hidden by another", "had to cause nothing"):
+    """What was done, and what the ledger has of it: hidden by another fault, or harmless because it had to cause nothing."""
+    table = Table(Column("fault", no_wrap=True), title=_headline(report).partition(" (")[0], title_justify="left")
+    for name in ("struck", "in the ledger", "hidden", "harmless"):
         table.add_column(name, justify="right")
     ledger = report["ledger"]
     for fault, struck in sorted(report["faults"].items()):
         counts = [ledger[name].get(fault, 0) for name in ("found", "hidden", "harmless")]
         table.add_row(fault, *[str(count or "") for count in (struck, *counts)])
-    table.add_section()
     events = ", ".join(f"{count} {what}" for what, count in report["events"].items())
     table.caption = f"ledger: {events}"
     return table
@@ -65,7 +64,7 @@ def fault_table(report: dict[str, Any]) -> Table:
 def client_table(report: dict[str, Any]) -> Table:
     """What the clients saw."""
     table = Table("client")
-    for name in ("steps", "rows checked", "episodes", "rows lost", "longest step", "violations"):
+    for name in ("steps", "rows checked", "episodes", "lost", "longest", "wrong"):
         table.add_column(name, justify="right")
     for client in report["clients"]:
         steps = client["steps"]
@@ -77,14 +76,14 @@ def client_table(report: dict[str, Any]) -> Table:
 
 def growth_table(report: dict[str, Any]) -> Table:
     """What pool and clients used at the start and at the end."""
-    table = Table("all of a kind")
-    for name in ("processes", "fds", "may grow by", "MiB", "may grow by"):
+    table = Table(Column("all of a kind", no_wrap=True))
+    for name in ("processes", "fds", "at most", "MiB", "at most"):
         table.add_column(name, justify="right")
     for kind, (fds, mib) in LIMITS.items():
         cells = []
         for what, allowed in (("processes", None), ("fds", fds), ("MiB", mib)):
             first, last, _ = report["growth"][f"{kind}: {what}"]
-            cells += [f"{first:.0f} -> {last:.0f}", *([] if allowed is None else [f"{allowed:g}"])]
+            cells += [f"{first:.0f} -> {last:.0f}", *([] if allowed is None else [f"+{allowed:g}"])]
         table.add_row(kind, *cells)
     first, last, _ = report["growth"]["segments"]
     table.caption = f"/dev/shm names {first:.0f} -> {last:.0f}; the pool ended {report['stop_s']:.1f} s after SIGTERM"

@@ -179,7 +179,8 @@ class CarlaEnv(SnapshotMethods):
         progress.steps += 1
         score = episode.score
         collided = moment.events.collision and self.config.terminate_on_collision
-        ending = ending_of(collided=collided, arrived=moment.route.arrived, fresh=score.fresh)
+        arrived, failed = moment.route.arrived, episode.failed
+        ending = ending_of(collided=collided, arrived=arrived, fresh=score.fresh, failed=failed)
         steering_change, progress.steer = abs(float(control[0]) - progress.steer), float(control[0])
         completed_percent = moment.route.completion_percent - before_percent
         terms = self._reward(
@@ -260,6 +261,12 @@ class CarlaEnv(SnapshotMethods):
         if self.episode is None:
             raise gymnasium.error.ResetNeeded("expected reset() before route_line(), found no running episode")
         return self.episode.scene.route.xy_m
+
+    def route_junctions(self) -> NDArray[np.bool_]:
+        """Return which points of `route_line()` lie in a junction: bool (k,)."""
+        if self.episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before route_junctions(), found no running episode")
+        return self.episode.scene.route.junction
 
     def lane_lines(self) -> list[NDArray[np.float64]]:
         """Return the centre line of every lane of the map, for drawing: float64 (k, 2) each, metres, world frame."""

@@ -108,8 +108,7 @@ class ChildProcess:
             self._reader = threading.Thread(target=self._read, name="zmqcarla-commands", daemon=True)
             self._reader.start()
         if board is not None and self._frames.empty():
-            if board.wait(_BELL_S) and self._frames.empty():
-                self._step(board)
+            self._serve_board(board)
             return True
         frame = self._receive() if self._reader is None else self._frames.get()
         if frame is None:
@@ -117,12 +116,12 @@ class ChildProcess:
         self._command(frame)
         return True
 
-    def _step(self, board: BoardRow) -> None:
-        seq, op, slot = board.command()
-        if op == Op.LOOK or seq <= self._seq:
-            return
-        self._served.answer_on_board(board, op, slot, self._row, seq, _info_note, _error_note)
-        self._seq = seq
+    def _serve_board(self, board: BoardRow) -> None:
+        """Do what stands on the board, until a frame may have come."""
+        self._seq, rang = self._served.step_on_board(board, self._row, self._seq, _BELL_S, _info_note, _error_note)
+        seq, op, _, _ = board.command()
+        if rang and op == Op.RESET and seq > self._seq:
+            self._seq = self._served.reset_on_board(board, self._row, _info_note, _error_note)
 
     def _command(self, frame: bytes) -> None:
         seq, op, payload = pickle.loads(frame)

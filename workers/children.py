@@ -212,9 +212,10 @@ class Children:
 
     def vitals(self, restarts: int) -> Vitals:
         """How the worker does, which has been restarted so often."""
+        look = self._page.look()
         return Vitals(
-            phase="absent" if self._env is None else self._page.phase.name.lower(),
-            steps=int(self._page.fields["steps"]),
+            phase="absent" if self._env is None else look.phase.name.lower(),
+            steps=look.steps,
             restarts=restarts,
             env_rss_bytes=0 if self._env is None else tree_rss_bytes(self._env.pid),
             server_rss_bytes=0 if self._server is None else tree_rss_bytes(self._server.pid),
@@ -230,9 +231,8 @@ class Children:
             return []
         # Look without reaping: as long as its leader is a zombie, the group's number cannot pass to strangers.
         if os.waitid(os.P_PID, env.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            fields = self._page.fields
-            observed = lifecycle.Observed(self._page.phase, self._page.phase_age_s(), int(fields["seq"]))
-            return [observed, *self._env_stopped_events(env.pid)]
+            look = self._page.look()
+            return [lifecycle.Observed(look.phase, look.age_s, look.seq), *self._env_stopped_events(env.pid)]
         self.signal_env(signal.SIGKILL)
         exit_code = env.wait()
         try:
@@ -291,7 +291,7 @@ class Children:
 
     def _silence_events(self, server: servers.Server) -> list[lifecycle.Event]:
         """Between commands the server is asked whether it lives; a command has its own time limit."""
-        if not self._server_ready or self._env is None or self._page.phase is not Phase.IDLE:
+        if not self._server_ready or self._env is None or self._page.look().phase is not Phase.IDLE:
             self._probe.forget()
             return []
         silent_s = self._probe.look(server.spec.port, time.monotonic())

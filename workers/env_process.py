@@ -89,27 +89,37 @@ class EnvProcess:
         """Do what comes until nothing came for HEARTBEAT_S, or commands come over a board from now on."""
         with contextlib.suppress(zmq.Again):
             while self._served.board is None:
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _serve_board(self, board: BoardRow) -> None:
         """Do what stands on the board for HEARTBEAT_S, or until it is gone; then look at the socket.
 
         However fast the steps follow each other: a broker that was restarted knows nobody before he announces himself.
         """
-        until = time.monotonic() + protocol.HEARTBEAT_S
-        while board.wait(protocol.HEARTBEAT_S):
-            seq, op, slot = board.command()
+        until_s = time.monotonic() + protocol.HEARTBEAT_S
+        while self._step_on(board):
+            seq, op, _, _ = board.command()
             if op == Op.LOOK:
                 self._look(board)
-            elif seq > self._seq:
-                self._step_on_board(board, seq, op, slot)
+            elif op == Op.RESET and seq > self._seq:
+                self._seq = self._served.reset_on_board(board, self._row, pack_note, self._error_note)
+                self._reply = []
             if self._served.board is not board:
                 return
-            if time.monotonic() >= until:
+            if time.monotonic() >= until_s:
                 break
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
-                self._serve(protocol.receive_frames(self._socket, protocol.NO_WAIT))
+                self._serve(protocol.receive_from_broker(self._socket, protocol.NO_WAIT))
+
+    def _step_on(self, board: BoardRow) -> bool:
+        """Do steps until something else is asked; False when nothing is, or the socket has waited for long enough."""
+        seq, rang = self._served.step_on_board(
+            board, self._row, self._seq, protocol.HEARTBEAT_S, pack_note, self._error_note
+        )
+        if seq != self._seq:
+            self._seq, self._reply = seq, []
+        return rang
 
     def _look(self, board: BoardRow) -> None:
         """A command comes over the socket; give up when another one stands on the board instead."""
@@ -119,11 +129,7 @@ class EnvProcess:
             if board.command()[1] != Op.LOOK:
                 return
             if self._socket.poll(_LOOK_MS):
-                self._serve(protocol.receive_frames(self._socket))
-
-    def _step_on_board(self, board: BoardRow, seq: int, op: int, slot: int) -> None:
-        self._served.answer_on_board(board, op, slot, self._row, seq, pack_note, self._error_note)
-        self._seq, self._reply = seq, []
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):
@@ -153,16 +159,13 @@ class EnvProcess:
         """Never blocks: with no broker for long, announcements are dropped; a lost reply is asked for again."""
         if not frames:
             return
-        try:
+        with contextlib.suppress(zmq.Again):
             protocol.send_frames(self._socket, frames, protocol.NO_WAIT)
-        except zmq.Again:
-            pass
 
     def _serve(self, frames: list[bytes]) -> None:
         try:
-            if len(frames) == 1 and frames[0][:2] == _STEP:
-                lease_id, row, seq, payload = step_frames.read_row_frame(frames[0])
-                self._command(lease_id, row, seq, "step", payload)
+            if frames[0][:2] == _STEP:
+                self._command(*step_frames.read_row_frame(frames[0]))
                 return
             message, payloads = protocol.from_frames(frames)
         except ProtocolError as error:
@@ -170,7 +173,7 @@ class EnvProcess:
             return
         match message:
             case protocol.RowCommand(lease_id, row, seq, op) if len(payloads) == 1 and row >= 0:
-                self._command(lease_id, row, seq, op, payloads[0])
+                self._command(lease_id, row, seq, payloads[0], op)
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:
                     self._end_lease()
@@ -183,7 +186,7 @@ class EnvProcess:
             case _:
                 _log(f"ignored a {message.kind!r} with {len(frames)} frames")
 
-    def _command(self, lease_id: bytes, row: int, seq: int, op: str, payload: bytes) -> None:
+    def _command(self, lease_id: bytes, row: int, seq: int, payload: bytes, op: str = "step") -> None:
         if seq <= 0:
             return
         if lease_id != self._lease_id or row != self._row:

@@ -108,9 +108,11 @@ class Episode:
             that they have now. Reports go on with the old ones.
         programme: the scenarios of the route file; None before the first moment, and where somebody else stages them.
         score: what is counted against the driver.
+        failed: whether what drives has given up, where that is not the caller.
     """
 
     programme: Programme | None = None
+    failed = False
 
     def __init__(
         self,

@@ -26,13 +26,15 @@ class OwnServer:
 
     Args:
         config: of the env.
+        draws: whether the server is to draw, also when the observation has no camera.
 
     Attributes:
         server: that runs, None before `start` and after `close`.
         recycled: how many servers were replaced because they were worn.
     """
 
-    def __init__(self, config: CarlaEnvConfig) -> None:
+    def __init__(self, config: CarlaEnvConfig, draws: bool = False) -> None:
+        self._draws = draws or config.draws
         self.server: Server | None = None
         self.recycled = 0
         self._config = config
@@ -57,7 +59,7 @@ class OwnServer:
             self._claim = ports.claim_free(avoid=failed)
             port = self._claim.block.rpc
             spec = ServerSpec(
-                *(config.simulator_name, port, config.gpu, town_file, config.root, config.quality, config.draws)
+                *(config.simulator_name, port, config.gpu, town_file, config.root, config.quality, self._draws)
             )
             try:
                 spec.command()

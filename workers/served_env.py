@@ -20,13 +20,14 @@ from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, Unserialisa
 from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack, step_frames
 from zmqcarla.shm.action_bytes import ActionBytes
 from zmqcarla.shm.arena import Arena, ArenaRow
-from zmqcarla.shm.board import NOTE_BYTES, Board, NoteTooLongError, Op, Result
+from zmqcarla.shm.board import NOTE_BYTES, Board, NoteTooLongError, Result
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.quarantine import EpisodeGate
+from zmqcarla.workers.step_loop import StepLoop
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = (
@@ -37,6 +38,8 @@ _WORKER_OWNS: Final = (
     "scenario_runner_root",
     "bench2drive_root",
     "agents_root",
+    "agent_file",
+    "agent_config",
     "snapshot_folder",
 )
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
@@ -131,34 +134,42 @@ class ServedEnv:
         done = step_frames.pack_done(reward, terminated, truncated, time.perf_counter() - began_s)
         return done + pack_rest(info, inline) if info or inline else done
 
-    def answer_on_board(
+    def step_on_board(
         self,
         board: BoardRow,
-        op: int,
-        slot: int,
         row: int,
         seq: int,
+        idle_s: float,
         pack_info: Callable[[Any], bytes],
         pack_error: Callable[[Exception], bytes],
-    ) -> None:
-        """Do one step or reset that stands on the board and answer there; what the env raises is an answer too."""
-        page = self._page
+    ) -> tuple[int, bool]:
+        """Do the steps that are asked on the board after command `seq`, see `step_loop.serve_steps`."""
+        arena_row = self._arena_row
+        assert arena_row is not None
+        loop = StepLoop(
+            self._page, self._opened(), arena_row, self._bind_out, self._start_over if self._same_step else None
+        )
+        return loop.run(board, row, seq, idle_s, pack_info, pack_error)
+
+    def reset_on_board(
+        self,
+        board: BoardRow,
+        row: int,
+        pack_info: Callable[[Any], bytes],
+        pack_error: Callable[[Exception], bytes],
+    ) -> int:
+        """Do the reset that stands on the board and answer there; what the env raises is an answer too."""
         began_s = time.perf_counter()
+        seq, _, slot, bell = board.command()
         try:
-            if op == Op.STEP:
-                reward, terminated, truncated, info, _ = self._advance(slot, board.action(), row, seq)
-            else:
-                info = self._reset({"slot": slot, "seed": None, "options": None}, row, seq)["info"]
-                reward, terminated, truncated = 0.0, False, False
+            info = self._reset({"slot": slot, "seed": None, "options": None}, row, seq)["info"]
             schema, note = board.put_info(info, pack_info) if info else (0, b"")
+            result = Result.NOTE if note else Result.PLAIN
         except Exception as error:  # whatever an env may raise is the client's to see
-            note = pack_error(error)
-            page.enter(Phase.IDLE, row, seq)
-            board.answer(seq, Result.ERROR, note)
-            return
-        busy_s = time.perf_counter() - began_s
-        page.enter(Phase.IDLE, row, seq)
-        board.answer(seq, Result.NOTE if note else Result.PLAIN, note, schema, reward, terminated, truncated, busy_s)
+            schema, note, result = 0, pack_error(error), Result.ERROR
+        self._page.enter(Phase.IDLE, row, seq)
+        board.answer(seq, bell, result, note, schema, time.perf_counter() - began_s)
+        return seq
 
     def close(self) -> None:
         """Close the env and let go of the arena, also when the env's close raises."""
@@ -310,17 +321,23 @@ class ServedEnv:
             self._bind_out(slot)
         observation, reward, terminated, truncated, info = env.step(action)
         if self._same_step and (terminated or truncated):
-            # Before the reset, for envs reuse their buffers.
-            final_obs = self._deliver(self._final_slot, row, observation, seq)
-            self._begin_episode(row, seq)
-            page.enter(Phase.RESETTING, row, seq)
-            if self._bind_out is not None:
-                self._bind_out(slot)
-            observation, reset_info = self._gate.reset(env, self._env_id, None, None)
-            info = {"final_info": info, "final_obs": final_obs, **reset_info}
+            observation, info = self._start_over(slot, observation, info, row, seq)
         inline = self._deliver(slot, row, observation, seq)
         page.count_step()
         return float(reward), bool(terminated), bool(truncated), info, inline
+
+    def _start_over(
+        self, slot: int, observation: Any, info: dict[str, Any], row: int, seq: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset in the step that ended an episode (SAME_STEP): observation and info of that step."""
+        # Before the reset, for envs reuse their buffers.
+        final_obs = self._deliver(self._final_slot, row, observation, seq)
+        self._begin_episode(row, seq)
+        self._page.enter(Phase.RESETTING, row, seq)
+        if self._bind_out is not None:
+            self._bind_out(slot)
+        observation, reset_info = self._gate.reset(self._opened(), self._env_id, None, None)
+        return observation, {"final_info": info, "final_obs": final_obs, **reset_info}
 
     def _call(self, payload: Any, row: int, seq: int) -> Any:
         name, args, kwargs = _fields(payload, "call", "name", "args", "kwargs")

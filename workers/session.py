@@ -79,6 +79,11 @@ class Session:
         self._take_clock()
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the server."""
+        return self._address
+
+    @property
     def client(self) -> Any:
         """The `carla.Client`, for code that makes calls of its own."""
         return self._client

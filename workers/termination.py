@@ -17,9 +17,10 @@ class Ending(str, Enum):
     OFF_ROUTE = "off_route"
     BLOCKED = "blocked"
     ROUTE_TIMEOUT = "route_timeout"
+    AGENT_FAILED = "agent_failed"
 
 
-def ending_of(*, collided: bool, arrived: bool, fresh: Collection[Kind]) -> Ending:
+def ending_of(*, collided: bool, arrived: bool, fresh: Collection[Kind], failed: bool = False) -> Ending:
     """Return the ending after a step.
 
     An infraction in the step that reaches the goal counts before the goal, as long as the vehicle could act on it.
@@ -28,7 +29,10 @@ def ending_of(*, collided: bool, arrived: bool, fresh: Collection[Kind]) -> Endi
         collided: it hit something, and that ends the episode.
         arrived: it reached the goal.
         fresh: what was counted against it in this step.
+        failed: what drives it gave up.
     """
+    if failed:
+        return Ending.AGENT_FAILED
     if collided:
         return Ending.COLLISION
     if Kind.ROUTE_DEVIATION in fresh:

@@ -17,6 +17,9 @@ from zmqcarla.shm.ring import SlotRing
 class AbandonedCall:
     """At most one call that was given up.
 
+    Attributes:
+        pending: whether there is one.
+
     Args:
         rows: of the vector env.
         states: of its rows.
@@ -28,10 +31,12 @@ class AbandonedCall:
         self._states = states
         self._ring = ring
         self._call: tuple[AsyncState, int, int] | None = None
+        self.pending = False
 
     def note(self, state: AsyncState, seq: int, slot: int) -> None:
         """The wait for call `seq`, which writes `slot` (-1 for none), was given up."""
         self._call = (state, seq, slot)
+        self.pending = True
 
     def finish(self, timeout_s: float) -> list[Outcome]:
         """Wait for the end of the call that was given up, if there is one.
@@ -57,6 +62,7 @@ class AbandonedCall:
                     self._rows.accept_reset(outcome, slot, seq)
                     self._states.note_reset(outcome)
         self._call = None
+        self.pending = False
         if slot >= 0:
             self._ring.give_back(slot)
         return [outcome for outcome in outcomes if outcome.kind == "gone"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,27 @@ def _checked_box(actions: Any, space: spaces.Box, num_envs: int) -> np.ndarray[A
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         raise InvalidActionError(f"expected finite actions, found {array[row]} in row {row}; no env was stepped")
     return array
+
+
+def action_checker(
+    single_space: spaces.Space[Any], batch_space: spaces.Space[Any], num_envs: int
+) -> Callable[[Any], Any]:
+    """`checked_actions` for batches of one space, quick where a batch is as it should be."""
+
+    def check(actions: Any) -> Any:
+        return checked_actions(actions, single_space, batch_space, num_envs)
+
+    if not isinstance(single_space, spaces.Box) or single_space.dtype.kind != "f":
+        return check
+    dtype, shape = single_space.dtype, (num_envs, *single_space.shape)
+    zeros = np.zeros(math.prod(shape), dtype)
+
+    def check_floats(actions: Any) -> Any:
+        fits = type(actions) is np.ndarray and actions.dtype == dtype and actions.shape == shape
+        # A product with 0 is NaN for NaN and infinity: one sum says that there is none.
+        return actions if fits and np.vdot(actions, zeros) == 0 else check(actions)
+
+    return check_floats
 
 
 def action_reader(actions: Any, batch_space: spaces.Space[Any]) -> Callable[[int], Any]:

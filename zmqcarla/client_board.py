@@ -1,30 +1,38 @@
 """The client's end of a lease's board: ask rows, wait for them, read what came of it.
 
-Each row has a bell of its own, and one is common to all (for whoever waits for the first of many). A wait consumes a
-ring and then looks at the row's number: rings that come late or twice cost a look and change nothing.
+Each row has a bell of its own, and one is common to all (for whoever waits for the first of many). A wait looks at the
+row's number, consumes a ring and looks again: rings that come late or twice cost a look and change nothing.
+
+Between two steps of the client run those of all the workers, so that it finds the processor's caches cold: here too a
+step costs what it touches. Where all rows did an ordinary step, and they nearly always did, a few operations over whole
+columns see that and take the results.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from zmqcarla.shm.bell import Bell
+from zmqcarla.batch import Batch
+from zmqcarla.shm.bell import NOT_RUNG, Bell
 from zmqcarla.shm.board import (
     ANY_DONE,
-    DONE,
     DONE_SEQ,
     DONE_SEQ_OFFSET_BYTES,
+    ROW_ENDS_BYTES,
+    ROW_OP_SLOT_BYTES,
     Board,
     Op,
     Result,
     done_bell,
     go_bell,
+    order,
 )
 from zmqcarla.shm.scalar_infos import Schema
 
@@ -32,28 +40,6 @@ OWN_BELL, ANY_BELL = 0, 1
 _SLICE_S: Final = 0.5
 """How long a wait on a bell lasts before the caller looks whether anybody is still there to ring it."""
 _SCHEMAS: Final = 1024
-
-
-class Results(NamedTuple):
-    """What came of a step of all rows.
-
-    Attributes:
-        rewards: float64 (num_envs,).
-        terminated: bool (num_envs,).
-        truncated: bool (num_envs,).
-        infos: one dict a row, or empty.
-        columns: infos of all rows that are one batch already.
-        info_keys: in which order they and the others stand.
-        slowest_s: the longest time that an env took.
-    """
-
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    infos: list[dict[str, Any]]
-    columns: dict[str, Any]
-    info_keys: tuple[str, ...]
-    slowest_s: float
 
 
 class ClientBoard:
@@ -76,24 +62,40 @@ class ClientBoard:
         self._go: list[Bell] = [board.create_bell(go_bell(row)) for row in range(num_envs)]
         self._done: list[Bell] = [board.create_bell(done_bell(row)) for row in range(num_envs)]
         self._any = board.create_bell(ANY_DONE)
+        self._ring_each = [bell.ring for bell in self._go]
+        self._take_each = [bell.take_ring for bell in self._done]
         self._done_offsets_bytes = [board.row_offset_bytes(row) + DONE_SEQ_OFFSET_BYTES for row in range(num_envs)]
         self._schemas: dict[int, Schema] = {}
         rows = board.rows
         self._go_seq, self._op, self._slot, self._bell = rows["go_seq"], rows["op"], rows["slot"], rows["bell"]
+        self._order: NDArray[np.uint64] = rows.getfield(np.uint64, ROW_OP_SLOT_BYTES)
+        self._all_ring_own = True
         self.done_seq: NDArray[np.uint64] = rows["done_seq"]
         self._done_ns, self._result, self._schema = rows["done_ns"], rows["result"], rows["schema"]
         self._reward, self._busy_s = rows["reward"], rows["busy_s"]
         self._terminated, self._truncated = rows["terminated"], rows["truncated"]
+        self._ends: NDArray[np.uint32] = rows.getfield(np.uint32, ROW_ENDS_BYTES)
+        self._no_ends, self._no_schemas = bytes(self._ends.nbytes), bytes(self._schema.nbytes)
 
     # --- ask ---
 
     def step_all(self, actions: Any, slot: int, seq: int) -> None:
         """Ask every row for one step; `actions` is the tree of the batched action space."""
         self._board.write_actions(actions)
-        self._op[:], self._slot[:], self._bell[:] = Op.STEP, slot, OWN_BELL
+        self._order[:] = order(Op.STEP, slot)
+        if not self._all_ring_own:
+            self._bell[:] = OWN_BELL
+            self._all_ring_own = True
         self._go_seq[:] = seq
-        for bell in self._go:
-            bell.ring()
+        for ring in self._ring_each:
+            ring()
+        # While the workers work: rings of the last step, so that they do not pile up. One of this step that goes with
+        # them belongs to a row that is done, and a wait looks first.
+        for take_ring in self._take_each:
+            try:
+                take_ring(0)
+            except NOT_RUNG:
+                continue
 
     def write_actions(self, actions: Any) -> None:
         """Put down the actions of all rows; `ask` tells a row to take its own."""
@@ -106,6 +108,7 @@ class ClientBoard:
     def ask(self, row: int, op: Op, slot: int, seq: int, bell: int) -> None:
         """Ask one row."""
         self._op[row], self._slot[row], self._bell[row] = op, slot, bell
+        self._all_ring_own = self._all_ring_own and bell == OWN_BELL
         self._go_seq[row] = seq
         self._go[row].ring()
 
@@ -115,6 +118,17 @@ class ClientBoard:
         self._go[row].ring()
 
     # --- wait ---
+
+    def wait_all(self, seq: int, timeout_s: float) -> bool:
+        """Whether all rows are done with command `seq` when the last one rings, or nobody has for a while."""
+        done_seq, expected = self.done_seq, DONE_SEQ.pack(seq) * self._num_envs
+        found = done_seq.tobytes()
+        if found == expected:
+            return True
+        if found[-DONE_SEQ.size :] != expected[-DONE_SEQ.size :]:  # else its ring may be gone already
+            with contextlib.suppress(*NOT_RUNG):
+                self._take_each[-1](min(timeout_s, _SLICE_S))
+        return done_seq.tobytes() == expected
 
     def wait_rows(self, rows: Sequence[int], seq: int, deadline_s: float, silent: Callable[[int], bool]) -> int | None:
         """Wait for rows to be done with command `seq`.
@@ -131,14 +145,10 @@ class ClientBoard:
         Returns:
             The row that was not done at the deadline, None when all were.
         """
-        memory, offsets_bytes, bells = self._board.memory, self._done_offsets_bytes, self._done
-        unpack_from = DONE_SEQ.unpack_from
+        memory, unpack_from = self._board.memory, DONE_SEQ.unpack_from
         for row in reversed(rows):
-            wait, offset_bytes = bells[row].wait, offsets_bytes[row]
-            if unpack_from(memory, offset_bytes)[0] == seq:
-                wait(0.0)  # takes its ring away, so that rings do not pile up
-                continue
-            while True:
+            wait, offset_bytes = self._done[row].wait, self._done_offsets_bytes[row]
+            while unpack_from(memory, offset_bytes)[0] != seq:
                 remaining_s = deadline_s - time.monotonic()
                 rang = wait(max(min(remaining_s, _SLICE_S), 0.0))
                 if unpack_from(memory, offset_bytes)[0] == seq:
@@ -155,30 +165,35 @@ class ClientBoard:
 
     # --- read ---
 
-    def read_all(self, seq: int) -> Results | None:
-        """What came of a step of all rows; None when some row failed or did not do command `seq`.
-
-        A struct a row is cheaper than an operation of numpy on each of the columns.
-        """
-        memory, unpack_from = self._board.memory, DONE.unpack_from
-        rows = [unpack_from(memory, offset_bytes) for offset_bytes in self._done_offsets_bytes]
-        seqs, _, rewards, busy_s, _, results, terminated, truncated, schemas = zip(*rows, strict=True)
-        if seqs.count(seq) != len(rows) or max(results) > Result.NOTE:
+    def read_all(self, seq: int) -> Batch | None:
+        """What came of a step of all rows; None when some row failed or did not do command `seq`."""
+        if self.done_seq.tobytes() != DONE_SEQ.pack(seq) * self._num_envs:
             return None
-        infos, columns, keys = self._infos(schemas, results) if any(schemas) or any(results) else ([], {}, ())
-        return Results(
-            np.array(rewards, np.float64),
-            np.array(terminated, np.bool_),
-            np.array(truncated, np.bool_),
+        quiet = self._ends.tobytes() == self._no_ends
+        if not quiet and int(self._result.max()) > Result.NOTE:
+            return None
+        infos: list[dict[str, Any]] = []
+        columns: dict[str, Any] = {}
+        keys: tuple[str, ...] = ()
+        if not quiet or self._schema.tobytes() != self._no_schemas:
+            infos, columns, keys = self._infos(self._schema.tolist(), self._result.tolist())
+        return Batch(
+            self._reward.copy(),
+            self._terminated.copy(),
+            self._truncated.copy(),
             infos,
+            {},
             columns,
             keys,
-            max(busy_s),
+            max(self._busy_s.tolist()),
+            quiet,
         )
 
     def _infos(
-        self, schemas: tuple[int, ...], results: tuple[int, ...]
+        self, schemas: list[int], results: list[int]
     ) -> tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]:
+        if not any(schemas) and not any(results):
+            return [], {}, ()
         if not schemas[0] or schemas.count(schemas[0]) != len(schemas):
             return [self._info(row) for row in range(self._num_envs)], {}, ()
         schema = self._known_schema(0, schemas[0])

@@ -40,8 +40,13 @@ def demo(
 
 def evaluate(
     routes: Annotated[Path, typer.Option(help="Leaderboard route file")],
-    agent: Annotated[str, typer.Option(help="module:Class")] = "zmqcarla.demo.driver:LaneFollowingDriver",
-    env: Annotated[str, typer.Option(help="zmqcarla/Leaderboard-v0 runs your checkouts' scenarios")] = CARLA,
+    agent: Annotated[
+        str, typer.Option(help="module:Class, or FILE.py of a Leaderboard agent")
+    ] = "zmqcarla.demo.driver:LaneFollowingDriver",
+    agent_config: Annotated[str, typer.Option(help="what a Leaderboard agent is set up with")] = "",
+    env: Annotated[
+        str, typer.Option(help="zmqcarla/Leaderboard-v0 runs your checkouts' scenarios; FILE.py implies it")
+    ] = CARLA,
     workers: Annotated[int, typer.Option(help="how many drive at the same time", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="where results and pictures go")] = Path("runs/evaluate"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the routes that are not done")] = False,
@@ -56,7 +61,9 @@ def evaluate(
     blocked_s: Annotated[
         float | None, typer.Option(help="standing this long ends a route; default: 180; Bench2Drive: 60")
     ] = None,
-    observation: Annotated[str, typer.Option(help="what the agent sees; state has no camera")] = "standard",
+    observation: Annotated[
+        str | None, typer.Option(help="what a class sees; state has no camera; default: standard, with FILE.py state")
+    ] = None,
     max_steps: Annotated[int, typer.Option(help="steps of 0.05 s after which a route is cut", min=1)] = 100_000,
     seed: Annotated[int, typer.Option(help="of the first route")] = 0,
     retries: Annotated[int, typer.Option(help="new attempts at a route after a lost worker", min=0)] = 2,
@@ -67,9 +74,11 @@ def evaluate(
     address: Annotated[str | None, typer.Option(help="a running pool; default: a private one")] = None,
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
-    from zmqcarla.evaluate.agent import AgentDriver, load_agent
+    from zmqcarla.evaluate.benchmark import merged
+    from zmqcarla.evaluate.drivers import choose_driver
     from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
-    from zmqcarla.evaluate.results import ResultFolder
+    from zmqcarla.evaluate.report import write_report
+    from zmqcarla.evaluate.results import ResultFolder, write_json
     from zmqcarla.evaluate.run import Evaluation, results_table
     from zmqcarla.evaluate.run import evaluate as drive
     from zmqcarla.evaluate.settings import env_settings, town_settings
@@ -78,14 +87,17 @@ def evaluate(
 
     with options_checked():
         chosen = _in_towns(choose_routes(read_routes(routes), only), towns)
-        new_agent = load_agent(agent)
+        driver = choose_driver(agent, agent_config)
+        env = driver.env_id or env
+        observation = observation or ("state" if driver.env_id else "standard")
         traffic = {"traffic_vehicles": vehicles, "traffic_walkers": walkers, "parked_vehicles": parked}
         settings = env_settings(env, {**traffic, "blocked_s": blocked_s, "observation": observation})
-        settings |= {"max_steps": max_steps, "terminate_on_collision": False}
+        settings |= {"max_steps": max_steps, "terminate_on_collision": False, **driver.settings}
         if env == LEADERBOARD and address is None:
             _check_checkouts()
         town_maps = _town_maps({spec.town for spec in chosen}, maps)
         identity = {"env": env, "routes": [each.route_id for each in chosen], "agent": agent, "seed": seed, **settings}
+        identity |= {"agent_config": agent_config} if agent_config else {}
         folder = ResultFolder(out, {"file": routes.read_text(encoding="utf-8"), **identity}, resume)
     what = simulator_of(simulator, carla_root, None)
     if maps is not None:
@@ -96,7 +108,7 @@ def evaluate(
     try:
         evaluation = Evaluation(
             jobs=[_job(index, spec) for index, spec in enumerate(chosen)],
-            new_driver=lambda: AgentDriver(new_agent),
+            new_driver=driver.new_driver,
             env_kwargs=lambda town: {
                 "routes": str(routes.resolve()),
                 **settings,
@@ -113,8 +125,11 @@ def evaluate(
     finally:
         if private is not None:
             private.close()
+    figures = merged(results["_checkpoint"]["records"], len(chosen))
+    write_json(out / "figures.json", figures)
+    write_report(folder, results, figures, what)
     OUT.print(results_table(results))
-    OUT.print(f"simulator: {what}; results in {out}/results.json, pictures in {out}/routes", soft_wrap=True)
+    OUT.print(f"simulator: {what}; results in {out}/results.json, report in {out}/report.html", soft_wrap=True)
     raise typer.Exit(0 if results["entry_status"] in {"Finished", "Partial"} else 1)
 
 

@@ -25,12 +25,13 @@ from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from zmqcarla.actions import checked_actions
+from zmqcarla.batch import Batch
 from zmqcarla.broker.errors import CommandTimeoutError
 from zmqcarla.infos import add_info_for, batch_infos
 from zmqcarla.lease import Outcome
 from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
-from zmqcarla.rows import Batch, Rows
+from zmqcarla.rows import Rows
 from zmqcarla.shm.ring import SlotRing
 
 _SLICE_S: Final = 0.5
@@ -50,6 +51,9 @@ class FirstK:
         action_space: of one env.
         states: of the vector env's rows.
         ends: for rows that ended.
+
+    Attributes:
+        is_over: whether the rows' last observations stand in one slot, as after a step of all rows.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class FirstK:
         self._states = states
         self._ends = ends
         n = rows.num_envs
+        self.is_over = True
         self._slots: tuple[int, int] | None = None
         self._where: NDArray[np.intp] = np.zeros(n, np.intp)  # the slot with each row's last observation
         self._seqs: NDArray[np.uint64] = np.zeros(n, np.uint64)
@@ -138,6 +143,7 @@ class FirstK:
                 "earlier steps (or copy them), or make the vector env with more slots="
             )
         self._slots = (first, second)
+        self.is_over = False
         self._where[:] = first
         for row in range(self._rows.num_envs):
             self._rows.repeat(self._ring.newest, first, row, 0)
@@ -263,3 +269,4 @@ class FirstK:
         self._ring.give_back(first)
         self._ring.give_back(second)
         self._slots = None
+        self.is_over = True

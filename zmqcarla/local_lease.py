@@ -160,6 +160,10 @@ class LocalLease:
         self._children.tell(row, child)
         return _lost(row, dead)
 
+    def wait_steps(self, seq: int, timeout_s: float) -> list[Outcome]:
+        """What `wait` returns: steps of children are never packed."""
+        return self.wait(seq, timeout_s)
+
     def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
         """Not for children, which answer one command at a time; `AsyncVectorEnv` refuses first-k before it comes here.
 
@@ -186,6 +190,9 @@ class LocalLease:
                 f"expected process {self._pid}, which made this vector env, found its fork {os.getpid()}; make the "
                 "vector env in the process that steps it"
             )
+
+    def pool_died(self) -> None:
+        """There is no pool: the children are this process's own."""
 
     def release(self) -> None:
         """End the children; safe to call twice, and without effect in a forked child."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from gymnasium.vector import AutoresetMode
 
-from zmqcarla.rows import Batch, Rows
+from zmqcarla.batch import Batch
+from zmqcarla.rows import Rows
 
 
 class RowEnds:

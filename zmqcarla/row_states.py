@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from zmqcarla.batch import Batch
 from zmqcarla.lease import Outcome
-from zmqcarla.rows import Batch
 
 
 class RowStates:

@@ -10,7 +10,6 @@ for.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
@@ -19,6 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from zmqcarla.batch import Batch
 from zmqcarla.broker.errors import CommandTimeoutError, StaleRowError, WorkerLostError
 from zmqcarla.client_board import ANY_BELL, OWN_BELL, ClientBoard
 from zmqcarla.lease import Outcome, RowLease
@@ -40,48 +40,6 @@ _STILL_LIVES: Final = (
 _OP: Final = {"step": Op.STEP, "reset": Op.RESET}
 
 
-@dataclasses.dataclass(slots=True)
-class Batch:
-    """Results of a step; every array has one entry a row of the vector env.
-
-    Attributes:
-        rewards: float64.
-        terminated: bool.
-        truncated: bool.
-        infos: one dict a row; empty when no row has any.
-        columns: infos of all rows that are one batch already.
-        info_keys: in which order `columns` and `infos` stand together.
-        losses: what the supervisor or broker says of rows whose worker died.
-        slowest_s: the longest time that one worker spent on its step.
-    """
-
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    infos: list[dict[str, Any]]
-    losses: dict[int, dict[str, Any]]
-    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
-    info_keys: tuple[str, ...] = ()
-    slowest_s: float = 0.0
-
-    def clear_row(self, row: int) -> None:
-        """Forget what happened to a row."""
-        self.rewards[row], self.terminated[row], self.truncated[row] = 0.0, False, False
-        self.infos[row] = {}
-        self.losses.pop(row, None)
-
-    @classmethod
-    def empty(cls, num_envs: int) -> Batch:
-        """A batch in which nothing happened."""
-        return cls(
-            rewards=np.zeros(num_envs, np.float64),
-            terminated=np.zeros(num_envs, np.bool_),
-            truncated=np.zeros(num_envs, np.bool_),
-            infos=[{} for _ in range(num_envs)],
-            losses={},
-        )
-
-
 class Rows:
     """The rows of one lease, their arena and their board.
 
@@ -94,6 +52,7 @@ class Rows:
 
     Attributes:
         on_board: bool (num_envs,), which rows step without a socket.
+        all_on_board: whether all do.
         visible: bool (num_envs,), which rows write into the arena.
     """
 
@@ -115,7 +74,7 @@ class Rows:
         self._bus_seq = 0
         self._everyone = list(range(self.num_envs))
         self._asked: list[int] = []
-        self._all_on_board = False
+        self.all_on_board = False
         self._told: dict[int, Outcome] = {}  # what the broker knew when a row was late
         self._fixed = not any(leaf.inline for leaf in arena.layout.leaves) and Board.can_hold(action_space)
         packs = lease.packed_steps and Board.can_hold(action_space)
@@ -139,7 +98,7 @@ class Rows:
         for outcome in self.ask(range(self.num_envs), "attach", [self._lease.pack(self._attach)] * self.num_envs):
             self.visible[outcome.row] = outcome.kind == "ok" and outcome.payload["visible"]
         self.on_board[:] = self.visible if self._board is not None else False
-        self._all_on_board = bool(self.on_board.all())
+        self.all_on_board = bool(self.on_board.all())
         self._check_transport()
 
     def _check_transport(self) -> None:
@@ -199,10 +158,9 @@ class Rows:
 
     # --- a step ---
 
-    def begin_all(self, slot: int, actions: Any, read_action: Callable[[int], Any]) -> int:
-        """Ask every row for one step, none for a reset: what `begin` does, at once when all stand on the board."""
-        if self._board is None or not self._all_on_board:
-            return self.begin(slot, actions, ["step"] * self.num_envs, read_action)
+    def begin_all(self, slot: int, actions: Any) -> int:
+        """Ask every row for one step; all stand on the board."""
+        assert self._board is not None
         self._bus_seq = 0
         self._asked = self._everyone
         seq = self._lease.next_seq()
@@ -261,24 +219,22 @@ class Rows:
         """
         deadline_s = time.monotonic() + timeout_s
         board = self._board
-        if board is not None and self._asked:
-            late = board.wait_rows(self._asked, seq, deadline_s, self._is_told)
-            if late is not None:
-                raise CommandTimeoutError(
-                    f"expected step {seq} of row {late} (worker {self._lease.workers[late]}) within {timeout_s:g} s; "
-                    "look at `zmqcarla status` and the worker's log",
-                    timeout_s,
-                )
+        if board is not None and self._asked is self._everyone:
+            if not board.wait_all(seq, timeout_s):
+                self._wait_rows(board, seq, deadline_s, timeout_s)
+            batch = None if self._told else board.read_all(seq)
+            if batch is not None:
+                self._check_stamps(slot, seq)
+                return batch, []
+        elif board is not None and self._asked:
+            self._wait_rows(board, seq, deadline_s, timeout_s)
         # All waiting comes before all reading, so that a wait that timed out can be taken up again.
+        outcomes: list[Outcome] = []
         if self._bus_seq:
-            outcomes = self.collect(self._bus_seq, max(deadline_s - time.monotonic(), 0.0))
-        else:
-            outcomes = []
-            if board is not None and self._asked is self._everyone and not self._told:
-                results = board.read_all(seq)
-                if results is not None:
-                    self._check_stamps(slot, seq)
-                    return Batch(*results[:4], {}, *results[4:]), []
+            answers = self._lease.wait_steps(self._bus_seq, max(deadline_s - time.monotonic(), 0.0))
+            if not isinstance(answers, list):
+                return self._read_answers(answers, slot, seq), []
+            outcomes = answers
         batch = Batch.empty(self.num_envs)
         failed: list[Outcome] = []
         for row in self._asked:
@@ -287,6 +243,27 @@ class Rows:
                 failed.append(outcome)
         failed += self.read_bus(outcomes, seq, slot, batch)
         return batch, failed
+
+    def _read_answers(self, answers: NDArray[Any], slot: int, seq: int) -> Batch:
+        """The batch of a step in which every row came over the bus and said nothing but numbers."""
+        self._check_stamps(slot, seq)
+        return Batch(
+            rewards=answers["reward"].copy(),
+            terminated=answers["terminated"] != 0,
+            truncated=answers["truncated"] != 0,
+            infos=[],
+            losses={},
+            slowest_s=float(answers["busy_s"].max()),
+        )
+
+    def _wait_rows(self, board: ClientBoard, seq: int, deadline_s: float, timeout_s: float) -> None:
+        late = board.wait_rows(self._asked, seq, deadline_s, self._is_told)
+        if late is not None:
+            raise CommandTimeoutError(
+                f"expected step {seq} of row {late} (worker {self._lease.workers[late]}) within {timeout_s:g} s; "
+                "look at `zmqcarla status` and the worker's log",
+                timeout_s,
+            )
 
     def _is_told(self, row: int) -> bool:
         if row not in self._told:
@@ -420,7 +397,7 @@ class Rows:
 
     def _set_on_board(self, row: int, on_board: bool) -> None:
         self.on_board[row] = on_board
-        self._all_on_board = bool(self.on_board.all())
+        self.all_on_board = bool(self.on_board.all())
 
     def _accept_leaves(self, row: int, slot: int, seq: int, inline: dict[int, Any]) -> None:
         if not self.visible[row]:

@@ -26,7 +26,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from zmqcarla.abandoned import AbandonedCall
-from zmqcarla.actions import action_reader, checked_actions
+from zmqcarla.actions import action_checker, action_reader
+from zmqcarla.batch import Batch
 from zmqcarla.broker.errors import CommandTimeoutError, WorkerLostError
 from zmqcarla.contract import (
     UpstreamTimeout,
@@ -44,7 +45,7 @@ from zmqcarla.infos import batch_infos, joined
 from zmqcarla.lease import Outcome, RowLease
 from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
-from zmqcarla.rows import Batch, Rows, Transport
+from zmqcarla.rows import Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
 from zmqcarla.shm.spaces import build
@@ -54,6 +55,8 @@ from zmqcarla.step_times import StepTimes
 DEFAULT_TIMEOUT_S: Final = 600.0
 """A bound above the workers' own limits, which cut a hang earlier and truncate its row."""
 _ATTEMPTS: Final = 3
+_IDLE: Final = AsyncState.DEFAULT
+_STEPPING: Final = AsyncState.WAITING_STEP  # a look at an enum takes its time
 
 StepResult = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
@@ -119,6 +122,7 @@ class VectorEnv(SnapshotCalls):
     def _set_up(self, open_payloads: list[dict[str, Any]], transport: Transport, slots: int) -> None:
         answers = self._open_all(open_payloads)
         self._take_spaces(answers)
+        self._check_actions = action_checker(self.single_action_space, self.action_space, self.num_envs)
         self.metadata = {**answers[0]["metadata"], "autoreset_mode": self.autoreset_mode}
         self.render_mode = answers[0]["render_mode"]
         reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
@@ -233,28 +237,30 @@ class VectorEnv(SnapshotCalls):
         Raises:
             InvalidActionError: wrong shape, or NaN; no row was stepped.
         """
-        self._assert_is_running()
-        self._assert_idle("step_async")
-        self._assert_was_reset("step")
-        checked = checked_actions(actions, self.single_action_space, self.action_space, self.num_envs)
-        self._take_over()
+        if self._state is not _IDLE or self.closed or self._ring.newest < 0 or not self._first_k.is_over:
+            self._assert_is_running()
+            self._assert_idle("step_async")
+            self._assert_was_reset("step")
+        checked = self._check_actions(actions)
+        if self._abandoned.pending or not self._first_k.is_over:
+            self._take_over()
         self._sent_at = time.perf_counter()
-        living, read_action = self._living_rows(), action_reader(checked, self.action_space)
-        self._resets_pending = not self._states.all_step
-        unasked: list[int] = []
+        rows = self._living_rows()
         slot = self._ring.take()
+        unasked: list[int] = []
+        self._resets_pending = not self._states.all_step
         try:
-            if self._resets_pending:
+            if self._resets_pending or not rows.all_on_board:
                 ops = self._states.ops()
                 unasked = [row for row, op in enumerate(ops) if not op]
-                seq = living.begin(slot, checked, ops, read_action)
+                seq = rows.begin(slot, checked, ops, action_reader(checked, self.action_space))
             else:
-                seq = living.begin_all(slot, checked, read_action)
+                seq = rows.begin_all(slot, checked)
         except BaseException:
             self._ring.give_back(slot)
             raise
         self._pending = (seq, slot, unasked)
-        self._state = AsyncState.WAITING_STEP
+        self._state = _STEPPING
 
     def step_wait(self, timeout: float | None = None) -> StepResult:
         """The results of `step_async`.
@@ -270,28 +276,30 @@ class VectorEnv(SnapshotCalls):
             multiprocessing.TimeoutError: not all rows were done in time. The results of this step are dropped; the
                 next call waits for its end.
         """
-        self._assert_waiting(AsyncState.WAITING_STEP)
+        self._assert_waiting(_STEPPING)
         seq, slot, unasked = self._pending
         try:
-            with UpstreamTimeout("step_wait", timeout):
-                batch = self._finish_step(seq, slot, self._timeout_s if timeout is None else timeout)
+            batch = self._finish_step(seq, slot, self._timeout_s if timeout is None else timeout)
             for row in unasked:
                 self._living_rows().repeat(self._ring.newest, slot, row, seq)
                 batch.truncated[row] = True
                 batch.infos[row] = {"row_idle": True}
         except BaseException as error:
-            self._give_up(AsyncState.WAITING_STEP, error)
-            raise
-        self._ends.add_final_observations(batch, range(self.num_envs))
+            self._give_up(_STEPPING, error)
+            with UpstreamTimeout("step_wait", timeout):
+                raise
         if not self._resets_pending:
             self._times.add(time.perf_counter() - self._sent_at, batch.slowest_s)
         infos = batch.columns
         if batch.infos:
+            self._ends.add_final_observations(batch, range(self.num_envs))
             infos = joined(infos, batch_infos(batch.infos, self._add_info), batch.info_keys)
         return self._hand_out(slot), batch.rewards, batch.terminated, batch.truncated, infos
 
     def _finish_step(self, seq: int, slot: int, timeout_s: float) -> Batch:
         batch, failed = self._living_rows().finish(seq, slot, timeout_s)
+        if batch.quiet and self._states.all_step:
+            return batch
         self._states.note_step(batch, failed)  # also when another row fails: its next step is a reset all the same
         self._settled(failed)
         for row in batch.losses:
@@ -518,4 +526,4 @@ class VectorEnv(SnapshotCalls):
             raise NoAsyncCallError(
                 f"Calling `{state.value}_wait` without any prior call to `{state.value}_async`.", state.value
             )
-        self._state = AsyncState.DEFAULT
+        self._state = _IDLE

@@ -9,14 +9,20 @@ what it is worth is decided by the code of the checkouts (see `checkout`), which
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import SnapshotError
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.episode import Episode
 from zmqcarla.workers.leaderboard import checkout
+from zmqcarla.workers.leaderboard.hosted_agent import AgentCode
 from zmqcarla.workers.leaderboard.official_episode import OfficialEpisode
 from zmqcarla.workers.observation import Observation
+from zmqcarla.workers.own_server import OwnServer
 from zmqcarla.workers.routes import RouteSpec
 from zmqcarla.workers.session import Session
 
@@ -38,6 +44,12 @@ class LeaderboardEnv(CarlaEnv):
     come from the checkout's statistics. An episode of a Leaderboard scenario ends when its behaviour tree ends:
     "route_completed", "off_route", "blocked" or "route_timeout"; a collision ends it only with
     `terminate_on_collision=True`. A snapshot of it can be restored by replay only.
+
+    With `driver="agent"` an agent of the Leaderboard drives (see `hosted_agent`) and the action is ignored.
+    `info["control"]`, float32 (3,), then says what it did in the form of an action: steer, throttle, which is negative
+    in reverse, and brake. An agent that fails ends the episode: `terminated_by` is "agent_failed", its traceback is in
+    `info["agent_error"]`, and the record has the Leaderboard's words for it. One that cannot be set up does so in the
+    first step.
     """
 
     scenarios: ClassVar[str] = "Leaderboard"
@@ -53,6 +65,9 @@ class LeaderboardEnv(CarlaEnv):
         agents_root: str | None = None,
         traffic_manager_seed: int = 0,
         terminate_on_collision: bool = False,
+        driver: Literal["policy", "agent"] = "policy",
+        agent_file: str | None = None,
+        agent_config: str | None = None,
         **settings: Any,
     ) -> None:
         """Check the settings and find the checkouts; no process is started yet.
@@ -65,19 +80,42 @@ class LeaderboardEnv(CarlaEnv):
             agents_root: CARLA's folder PythonAPI/carla; None takes the one in CARLA_ROOT.
             traffic_manager_seed: the same for every episode, as in the Leaderboard.
             terminate_on_collision: whether a collision ends the episode.
+            driver: "policy" applies the action, "agent" what the agent says.
+            agent_file: its Python file; None reads ZMQCARLA_AGENT.
+            agent_config: what its `setup` gets; None reads ZMQCARLA_AGENT_CONFIG.
             **settings: as for `CarlaEnv`, but for what the scenarios decide themselves.
 
         Raises:
             TypeError: a setting is unknown or is not for this env.
             ValueError: a setting is out of range.
-            CheckoutError: a checkout is missing.
+            CheckoutError: a checkout or the agent is missing.
         """
         taken = [name for name in _THEIRS if name in settings]
         if taken:
             raise TypeError(f"expected no {', '.join(taken)}: the route file and the Leaderboard's code decide that")
         self._roots = checkout.Roots.find(leaderboard_root, scenario_runner_root, bench2drive_root, agents_root)
         self._traffic_manager_seed = traffic_manager_seed
+        if driver not in ("policy", "agent"):
+            raise ValueError(f'driver: expected "policy" or "agent", found {driver!r}')
+        self._agent = AgentCode.find(agent_file, agent_config) if driver == "agent" else None
         super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
+        if self._agent is not None:
+            self._control = _to_be_filled
+            self.own_server = OwnServer(self.config, draws=True)  # what the agent sees is known at the reset only
+
+    def global_plan(self) -> dict[str, Any]:
+        """Return the plan of the running episode's route, as the Leaderboard gives it to an agent before thinning it.
+
+        Returns:
+            "gps": a list of [latitude deg, longitude deg, altitude m]; "world": of [x, y, z in metres, pitch, yaw, roll
+            in degrees]; "options": of the numbers of their `RoadOption`. All are as long as the route has points.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode is running.
+        """
+        if not isinstance(self.episode, OfficialEpisode):
+            raise gymnasium.error.ResetNeeded("expected reset() before global_plan(), found no running episode")
+        return self.episode.global_plan()
 
     def _go_back(self, options: Mapping[str, Any], seed: int | None) -> tuple[Observation, dict[str, Any]]:
         if options.get("level", "state") == "state":
@@ -94,4 +132,20 @@ class LeaderboardEnv(CarlaEnv):
             raise ValueError(f"options: expected only 'route', found {unknown}")
         assert spec is not None
         theirs = checkout.load(self._roots)
-        return OfficialEpisode(session, self.config, theirs, spec, self._traffic_manager_seed, self.np_random)
+        return OfficialEpisode(
+            session, self.config, theirs, spec, self._traffic_manager_seed, self.np_random, self._agent
+        )
+
+    def _info(self) -> dict[str, Any]:
+        info = super()._info()
+        if isinstance(self.episode, OfficialEpisode) and self.episode.agent is not None:
+            info["control"] = self.episode.control.copy()
+            if self.episode.agent.error:
+                info["agent_error"] = self.episode.agent.error
+        return info
+
+
+def _to_be_filled(action: Any) -> NDArray[np.float32]:
+    """A control for the agent to write in; the action is ignored."""
+    del action
+    return np.zeros(3, np.float32)

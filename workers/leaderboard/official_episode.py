@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import random
 from dataclasses import replace
 from typing import Any, Final
@@ -26,6 +27,7 @@ from zmqcarla.workers.ego import EgoState, read_ego
 from zmqcarla.workers.episode import FILE_WEATHER, Episode, Moment, Scene, sensor_rig
 from zmqcarla.workers.events import StepEvents, lane_invaded
 from zmqcarla.workers.leaderboard.checkout import Checkout
+from zmqcarla.workers.leaderboard.hosted_agent import AgentCode, HostedAgent
 from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
 from zmqcarla.workers.leaderboard.official_score import OfficialScore
 from zmqcarla.workers.navigation import Route, RouteTracker
@@ -37,6 +39,9 @@ from zmqcarla.workers.traffic import Traffic, TrafficCounts
 
 _SENSOR_TICKS: Final = 10
 """How often the Leaderboard ticks between starting the agent's sensors and the first step."""
+_BENCH2DRIVE_TICKS: Final = 4000
+"""After so many, Bench2Drive's evaluator ends a route with the word below; `max_steps` does so here."""
+_BENCH2DRIVE_WORD: Final = "TickRuntime"
 _BUILD_TICKS: Final = 20
 """Every how many ticks the scenarios near the ego are built: a second, as in the Leaderboard."""
 
@@ -51,6 +56,8 @@ class OfficialEpisode(Episode):
         sensors: of the ego; None after the end.
         traffic: none of ours; the scenarios bring theirs.
         score: of the checkout's own statistics.
+        agent: what drives, None where the caller does.
+        control: float32 (3,), the last one applied in the form of an action; zeros before the first.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class OfficialEpisode(Episode):
         spec: RouteSpec,
         traffic_manager_seed: int,
         rng: np.random.Generator,
+        agent: AgentCode | None = None,
     ) -> None:
         """Load the world and build the route scenario.
 
@@ -71,6 +79,7 @@ class OfficialEpisode(Episode):
             spec: the route as our own reader has it.
             traffic_manager_seed: as the Leaderboard's option of this name.
             rng: seeds the generators of the modules `random` and `numpy.random`, from which the scenarios draw.
+            agent: what drives in the caller's place.
 
         Raises:
             SimulatorError: the server does not answer, or lacks the town.
@@ -88,6 +97,9 @@ class OfficialEpisode(Episode):
         self._scenario: Any = None
         self._lockstep = Lockstep(config.timeout)
         self._ended = False
+        self._judged_ticks = 0
+        self.agent: HostedAgent | None = None
+        self.control = np.zeros(3, np.float32)
         try:
             random.seed(int(rng.integers(2**32)))
             np.random.seed(int(rng.integers(2**32)))
@@ -101,7 +113,12 @@ class OfficialEpisode(Episode):
             self._half_width_m = float(extent.y)
             self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
             self.programme = Programme(Stage(session, self.scene.route, config.delta_s), (), 0)  # theirs is another
-            self.score: OfficialScore = OfficialScore(checkout, self._scenario, _names(spec))
+            names = _names(spec)
+            self.score: OfficialScore = OfficialScore(checkout, self._scenario, names)
+            if agent is not None:
+                # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
+                save_name = names["save_name"] if self._is_bench2drive else None
+                self.agent = HostedAgent(agent, session, self._scenario, save_name)
             checkout.game_time.restart()
             with session.answers("spawn_actor"):
                 self.sensors = sensor_rig(session, config, self.vehicle)
@@ -126,8 +143,9 @@ class OfficialEpisode(Episode):
 
     def begin(self) -> Moment:
         """Tick as often as the Leaderboard does before it asks its agent, and return the first moment."""
-        for _ in range(_SENSOR_TICKS):
-            self._session.tick()
+        if self.agent is None or not self.agent.start_sensors(self.vehicle):
+            for _ in range(_SENSOR_TICKS):
+                self._session.tick()
         self._begin_building()
         frame = self._tick()
         self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
@@ -139,23 +157,30 @@ class OfficialEpisode(Episode):
         """Drive one step of up to `frame_skip` ticks; the scenario may end before.
 
         Args:
-            action: float32 (3,), steer, throttle, brake within their bounds; negative throttle drives in reverse.
+            action: float32 (3,), steer, throttle, brake within their bounds; negative throttle drives in reverse. Where
+                an agent drives, what it did is written there.
 
         Raises:
             SimulatorTimeoutError: the server does not answer.
         """
-        steer, throttle, brake = (float(value) for value in action)
-        control = carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
         frame = self._frame
         for _ in range(self._config.frame_skip):
+            control = _control_of(action) if self.agent is None else self._ask(self.agent, action)
+            if control is None:
+                self._ended = self.failed = True
+                break
             self.vehicle.apply_control(control)
             self._checkout.blackboard().set("AV_control", control, overwrite=True)
             with self._session.answers("the scenario's behaviour tree"):
                 self._scenario.scenario_tree.tick_once()
+            self._judged_ticks += 1
             if self._scenario.scenario_tree.status != self._checkout.running:
                 self._ended = True
                 break
             frame = self._tick()
+        self.control[:] = action
+        if self._is_bench2drive and self._judged_ticks >= _BENCH2DRIVE_TICKS and not self.failed:
+            self.score.fail(_BENCH2DRIVE_WORD)
         self.score.ask(self._now(frame))
         return self._moment(frame)
 
@@ -164,9 +189,36 @@ class OfficialEpisode(Episode):
         del moment
         return {"ego_id": int(self.vehicle.id), "score": self.score.get_state()}
 
+    def _ask(self, agent: HostedAgent, action: NDArray[np.float32]) -> Any:
+        """Ask the agent once a tick, as the Leaderboard does; None when it fails, which the record then says."""
+        control = agent.control()
+        if control is None:
+            self.score.fail(agent.failure)
+        else:
+            action[:] = control.steer, -control.throttle if control.reverse else control.throttle, control.brake
+        return control
+
+    def global_plan(self) -> dict[str, Any]:
+        """See `LeaderboardEnv.global_plan`."""
+        gps = [[place["lat"], place["lon"], place["z"]] for place, _ in self._scenario.gps_route]
+        world = [
+            [at.location.x, at.location.y, at.location.z, at.rotation.pitch, at.rotation.yaw, at.rotation.roll]
+            for at, _ in self._scenario.route
+        ]
+        return {"gps": gps, "world": world, "options": [int(option) for _, option in self._scenario.route]}
+
+    @property
+    def _is_bench2drive(self) -> bool:
+        """Whether the checkout notes what only Bench2Drive's copy does."""
+        create = self._checkout.statistics_manager.create_route_data
+        return "save_name" in inspect.signature(create).parameters
+
     def end(self) -> None:
         """Stop the sensors and let the checkout's code remove its actors; a second call does nothing."""
         self._lockstep.cancel()
+        if self.agent is not None:
+            self.agent.stop_sensors()
+            self.agent.destroy()
         if self.sensors is not None:
             self.sensors.stop()
             with contextlib.suppress(SimulatorTimeoutError):
@@ -204,7 +256,7 @@ class OfficialEpisode(Episode):
         s_m, offset_m = self._tracker.follow(*ego.position_m[:2])
         return Tick(
             frame=frame,
-            time_s=self.ticks * self._config.delta_s,
+            time_s=self._judged_ticks * self._config.delta_s,
             position_m=ego.position_m,
             yaw_deg=ego.rotation_deg[2],
             speed_mps=ego.speed_mps,
@@ -245,6 +297,17 @@ class OfficialEpisode(Episode):
         )
 
 
+def _control_of(action: NDArray[np.float32]) -> Any:
+    steer, throttle, brake = (float(value) for value in action)
+    return carla.VehicleControl(throttle=abs(throttle), steer=steer, brake=brake, reverse=throttle < 0.0)
+
+
 def _names(spec: RouteSpec) -> dict[str, str]:
     scenario = spec.scenarios[0].name if spec.scenarios else ""
-    return {"route_id": f"RouteScenario_{spec.route_id}_rep0", "town": spec.town, "scenario": scenario}
+    route_id = f"RouteScenario_{spec.route_id}_rep0"
+    return {
+        "route_id": route_id,
+        "town": spec.town,
+        "scenario": scenario,
+        "save_name": f"{route_id}_{spec.town}_{scenario}",
+    }

@@ -22,7 +22,7 @@ class OfficialScore(Score):
     Args:
         checkout: theirs.
         scenario: a RouteScenario.
-        route: names of the episode for the record: "route_id", "town", "scenario".
+        route: names of the episode for the record: "route_id", "town", "scenario", "save_name".
 
     The infractions stand in the order in which they were noticed. No scenario counts as skipped: theirs all run.
     """
@@ -39,13 +39,14 @@ class OfficialScore(Score):
             "index": 0,
             "scenario_name": route["scenario"],
             "weather_id": None,
-            "save_name": route["route_id"],
+            "save_name": route["save_name"],
             "town_name": route["town"],
         }
         # Bench2Drive's copy notes more than the Leaderboard's.
         create(**{name: known[name] for name in inspect.signature(create).parameters})
         self._statistics.set_scenario(scenario)
         self._counts: dict[str, int] = {}
+        self._failure = ""
         self._over = False
         self._look(0.0)
 
@@ -80,6 +81,10 @@ class OfficialScore(Score):
             "infractions": [(each.kind, each.tick.time_s, _ID.sub("", each.message)) for each in self.infractions],
         }
 
+    def fail(self, message: str) -> None:
+        """Note why nobody drives any more, in their words: it becomes the status unless the scenario knows better."""
+        self._failure = message
+
     def finish(self) -> None:
         """End the scenario, which adds what is only judged at the end. A second call does nothing."""
         if not self._over:
@@ -95,7 +100,9 @@ class OfficialScore(Score):
 
     def _look(self, duration_s: float) -> list[tuple[Kind, str]]:
         """Recompute the record; the sentences that are new in it."""
-        self._statistics.compute_route_statistics(0, -1, duration_s, "")
+        # Theirs is meant to be called once: it empties all lists but this one.
+        self._statistics._results.checkpoint.records[0].infractions["route_timeout"] = []
+        self._statistics.compute_route_statistics(0, -1, duration_s, self._failure)
         record = self.record
         self.completion_percent = float(record["scores"]["score_route"])
         new: list[tuple[Kind, str]] = []

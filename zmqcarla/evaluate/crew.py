@@ -29,14 +29,15 @@ from zmqcarla.evaluate.drive import Drive, Driver, DriverError, drive_route
 from zmqcarla.evaluate.pools import Pool
 from zmqcarla.evaluate.progress import Progress
 from zmqcarla.evaluate.results import Record, ResultFolder, failed_record, record_of
+from zmqcarla.evaluate.souvenirs import draw, judged
 from zmqcarla.evaluate.work_queue import Job, WorkQueue
 from zmqcarla.make import make_vec_env
 from zmqcarla.vector_env import VectorEnv
 
-_SPEED: Final = 15
-"""Place of the speed in `vehicle_state`; x and y are the first two."""
 _FRUITLESS: Final = 3
 """How often in a row a crew may get no worker before it ends."""
+_NOT_INSTALLED: Final = ".CheckoutError"
+"""How the error of an env ends that lacks the user's checkouts or what they import."""
 _POOL_ERRORS: Final = (LeaseError, BrokerUnavailableError)
 
 
@@ -115,12 +116,12 @@ class Crew:
         now = self._now
         if now is None or now[1].asked_at is None or time.monotonic() - now[1].asked_at < limit_s:
             return False
-        job, drive, started = now
+        job, _, started = now
         if not self._claim(job):
             return False
         self.stop()
         self._work.progress.say(f"route {job.route_id}: the agent has not answered for {limit_s:g} s", "red")
-        self._keep(job, drive, self._failed(job, "Agent crashed", started))
+        self._keep(job, self._failed(job, "Agent crashed", started))
         self._work.queue.finish()
         self._leave()
         return True
@@ -140,7 +141,7 @@ class Crew:
             self._enter(job.town)
         except ValueError as error:
             self._say(job, error)
-            self._keep(job, drive, self._failed(job, "Route couldn't be set up", started))
+            self._keep(job, self._failed(job, "Route couldn't be set up", started))
             self._work.queue.finish()
             return
         except ZmqCarlaError as error:
@@ -152,7 +153,10 @@ class Crew:
         self._work.progress.begin(job, drive)
         record = self._driven(job, drive, started)
         if record is not None and self._claim(job):
-            self._keep(job, drive, record)
+            if drive.summary:
+                self._keep_drive(job, drive, record)
+            else:
+                self._keep(job, record)
             self._work.queue.finish()
 
     def _claim(self, job: Job) -> bool:
@@ -175,6 +179,10 @@ class Crew:
             self._say(job, error)
             return self._failed(job, "Agent crashed", started)
         except (ValueError, RemoteEnvError) as error:
+            if isinstance(error, RemoteEnvError) and error.remote_type.endswith(_NOT_INSTALLED):
+                self._claim(job)
+                work.queue.put_back(job)
+                raise  # no route can be driven, so none is to blame
             self._say(job, error)
             return self._failed(job, "Simulation crashed" if drive.states else "Route couldn't be set up", started)
         except _POOL_ERRORS as error:
@@ -195,7 +203,7 @@ class Crew:
         given_up = self._work.queue.lose(job, reason)
         if given_up is not None:
             record = self._failed(job, "Simulation crashed", started)
-            self._keep(job, Drive(), {**record, "losses": list(given_up.losses)})
+            self._keep(job, {**record, "losses": list(given_up.losses)})
             self._work.queue.finish()
 
     def _go_without(self, error: ZmqCarlaError) -> None:
@@ -241,32 +249,27 @@ class Crew:
             with suppress(ZmqCarlaError):
                 env.close()
 
-    def _keep(self, job: Job, drive: Drive, record: Record) -> None:
-        """Write the record, and then the picture, without which it is still worth something."""
+    def _keep(self, job: Job, record: Record) -> None:
         work = self._work
         with self._writing:
-            work.folder.add(record, job.route_id, work.total)
+            work.folder.add({"scenario_type": job.scenario, **record}, job.route_id, work.total)
         work.progress.finish(job, record)
-        if drive.summary and len(drive.states) > 1:
-            try:
-                self._draw(job, record, drive)
-            except ZmqCarlaError as error:
-                work.progress.say(f"route {job.route_id}: no picture, {_first_line(error)}", "yellow")
-                self._leave()
 
-    def _draw(self, job: Job, record: Record, drive: Drive) -> None:
-        from zmqcarla.evaluate.pictures import route_picture  # noqa: PLC0415 - matplotlib is an extra
-
-        assert self._env is not None
-        if not self._lanes:
-            self._lanes = self._env.call("lane_lines")[0]
-        route = np.asarray(self._env.call("route_line")[0])
-        score = f"{record['scores']['score_composed']:.1f} = {record['scores']['score_route']:.1f} % x "
-        title = f"route {job.route_id}, {job.town}: {record['status']}\n{score}{record['scores']['score_penalty']:.3f}"
-        path = self._work.folder.picture(job.index, job.route_id)
-        driven = np.array(drive.states)[:, [0, 1, _SPEED]]
-        with self._writing:  # matplotlib is not safe in threads
-            route_picture(path, title, self._lanes, route, driven, record)
+    def _keep_drive(self, job: Job, drive: Drive, record: Record) -> None:
+        """Write the record, and then the pictures, without which it is still worth something."""
+        work, env = self._work, self._env
+        assert env is not None
+        try:
+            record = judged(env, job, drive, record, work.folder)
+        except ZmqCarlaError as error:
+            work.progress.say(f"route {job.route_id}: no figures, {_first_line(error)}", "yellow")
+        self._keep(job, record)
+        try:
+            self._lanes = self._lanes or env.call("lane_lines")[0]
+            draw(env, self._lanes, job, drive, record, work.folder)
+        except ZmqCarlaError as error:
+            work.progress.say(f"route {job.route_id}: no picture, {_first_line(error)}", "yellow")
+            self._leave()
 
 
 def _first_line(error: Exception) -> str:

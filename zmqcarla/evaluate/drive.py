@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import WorkerLostError
+from zmqcarla.evaluate.shots import Shots
 from zmqcarla.row_infos import row_infos
 from zmqcarla.vector_env import VectorEnv
 
@@ -43,12 +44,14 @@ class Drive:
 
     Attributes:
         states: `vehicle_state` of each step, float32 (16,) each.
+        shots: some moments over the route, for pictures.
         completion_percent: of the route.
         summary: what the env said at the end; empty before.
         asked_at: monotonic time at which the driver was asked for what it has not answered yet, None while it is not.
     """
 
     states: list[NDArray[np.float32]] = field(default_factory=list)
+    shots: Shots = field(default_factory=Shots)
     completion_percent: float = 0.0
     summary: dict[str, Any] = field(default_factory=dict)
     asked_at: float | None = None
@@ -91,6 +94,7 @@ def drive_route(
                 raise WorkerLostError(f"expected the worker to drive to the end, found it lost: {info['worker_lost']}")
             drive.states.append(np.array(observations["vehicle_state"][0]))
             drive.completion_percent = float(info["route_completion"])
+            drive.shots.offer(len(drive.states) - 1, _row(observations))
             drive.summary = info.get("episode_summary", {})
     finally:
         drive.ask(driver.close)

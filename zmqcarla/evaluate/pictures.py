@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 _MARGIN_M: Final = 20.0
 _WIDTH_IN: Final = 9.0
-_MARKS: Final = {
+MARKS: Final = {
     "collisions_layout": ("X", "black", "collision with layout"),
     "collisions_pedestrian": ("X", "magenta", "collision with pedestrian"),
     "collisions_vehicle": ("X", "red", "collision with vehicle"),
@@ -68,7 +68,7 @@ def route_picture(
     axis.plot(*route[0], "o", color="white", markeredgecolor="black", markersize=8, label="start", zorder=4)
     axis.plot(*route[-1], "*", color="white", markeredgecolor="black", markersize=15, label="goal", zorder=4)
     _draw_scenarios(axis, record)
-    for kind, (marker, colour, name) in _MARKS.items():
+    for kind, (marker, colour, name) in MARKS.items():
         places = _places([each for each in record["events"] if each["kind"] == kind])
         if len(places):
             label = f"{name} ({len(places)})"

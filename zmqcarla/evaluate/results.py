@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from zmqcarla.evaluate.ticks import FILE_NAME
+
 _SCORES: Final = ("score_composed", "score_route", "score_penalty")
 _LABELS: Final = {
     "collisions_pedestrian": "Collisions with pedestrians",
@@ -68,6 +70,11 @@ def failed_record(index: int, route_id: str, town: str, message: str, duration_s
     return record_of(summary, index, route_id, duration_s)
 
 
+def plain_id(record: Record) -> str:
+    """The id of a record's route as in the file."""
+    return str(record["route_id"]).removeprefix("RouteScenario_").removesuffix("_rep0")
+
+
 def has_crashed(record: Record) -> bool:
     """Return whether the route was given up because its simulator crashed each time."""
     return "Simulation crashed" in record["status"]
@@ -110,6 +117,8 @@ def _entry_status(records: Sequence[Record], total: int) -> str:
         return "Crashed"
     if "couldn't be set up" in failures:
         return "Invalid"
+    if "sensors were invalid" in failures:
+        return "Rejected"
     return "Partial" if is_partial(records) else "Finished"
 
 
@@ -181,6 +190,17 @@ class ResultFolder:
     def picture(self, index: int, route_id: str) -> Path:
         """Where the picture of a route goes."""
         return self.path / "routes" / f"{_file_name(index, route_id)}.png"
+
+    def sheet(self, index: int, route_id: str) -> Path:
+        """Where its contact sheet goes."""
+        return self.path / "routes" / f"{_file_name(index, route_id)}-sheet.jpg"
+
+    def add_ticks(self, index: int, route_id: str, info: dict[str, Any]) -> str:
+        """Keep the ticks of a route; returns the name of the folder inside `routes` in which they are."""
+        name = _file_name(index, route_id)
+        (self.path / "routes" / name).mkdir(exist_ok=True)
+        write_json(self.path / "routes" / name / FILE_NAME, info)
+        return name
 
     def add(self, record: Record, route_id: str, total: int) -> None:
         """Keep the record of a route and renew the result file."""

@@ -15,7 +15,7 @@ from zmqcarla.evaluate.crew import Crew, Work
 from zmqcarla.evaluate.drive import Driver
 from zmqcarla.evaluate.pools import Pool
 from zmqcarla.evaluate.progress import Progress
-from zmqcarla.evaluate.results import ResultFolder, has_crashed, is_partial, results_of
+from zmqcarla.evaluate.results import ResultFolder, has_crashed, is_partial, plain_id, results_of
 from zmqcarla.evaluate.settings import CARLA
 from zmqcarla.evaluate.work_queue import Job, WorkQueue
 
@@ -120,13 +120,13 @@ def results_table(results: dict[str, Any]) -> Table:
         scores = record["scores"]
         counts = {kind: len(messages) for kind, messages in record["infractions"].items() if messages}
         table.add_row(
-            record["route_id"].removeprefix("RouteScenario_").removesuffix("_rep0"),
+            plain_id(record),
             record["town_name"],
             record["status"],
             f"{scores['score_composed']:.2f}",
             f"{scores['score_route']:.1f}",
             f"{scores['score_penalty']:.3f}",
-            "\n".join(f"{count} {kind}" for kind, count in counts.items()) or "-",
+            ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "-",
             str(len(record["skipped_scenarios"])),
         )
     means = results["_checkpoint"]["global_record"]["scores_mean"]
