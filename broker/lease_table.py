@@ -107,14 +107,19 @@ class LeaseTable:
 
     def handle(self, event: Event, now: float) -> list[Send]:
         """What to send because of `event`; `now` in seconds of any steady clock."""
+        return list(self.follow(event, now))
+
+    def follow(self, event: Event, now: float) -> Iterator[Send]:
+        """What `handle` returns, one by one; to be taken to the end."""
         if isinstance(event, Clock):
-            return list(self._clock(now))
+            return self._clock(now)
         if isinstance(event, Revoked):
-            return list(self._revoked(event.user, now))
+            return self._revoked(event.user, now)
         handler = self._handlers.get(type(event.message))
         if handler is None:
-            return [Send(event.peer, p.Rejected(f"expected a message to the broker, found {event.message.kind!r}"))]
-        return list(handler(event.message, event, now))
+            text = f"expected a message to the broker, found {event.message.kind!r}"
+            return iter([Send(event.peer, p.Rejected(text))])
+        return handler(event.message, event, now)
 
     def administer(self, request: p.AdminRequest, now: float) -> tuple[p.AdminReply, list[Send]]:
         """The answer to an order of the administrator, and what to send because of it."""

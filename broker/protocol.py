@@ -100,7 +100,7 @@ from zmqcarla.broker.messages import (
     Welcome,
     WorkerLost,
 )
-from zmqcarla.broker.socket_frames import NO_WAIT, receive_frames, send_frames
+from zmqcarla.broker.socket_frames import NO_WAIT, receive_frames, receive_from_broker, send_frames
 
 __all__ = [
     "AUTORESET_SAME_STEP",
@@ -167,6 +167,7 @@ __all__ = [
     "log_to_stderr",
     "pack",
     "receive_frames",
+    "receive_from_broker",
     "runtime_directory",
     "send_frames",
     "step_frames",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send a message to a peer."""
 
     peer: bytes

@@ -14,7 +14,7 @@ import secrets
 import select
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from signal import SIGINT, SIGTERM
 from typing import Final
 
@@ -160,10 +160,13 @@ def _answer(router: zmq.Socket[bytes], table: LeaseTable, frames: list[bytes], u
         _LOG.warning("rejected a message from %s: %s", peer.hex(), error)
         _perform(router, [Send(peer, p.Rejected(str(error)))])
         return
-    actions = table.handle(Received(peer, message, payloads, user), time.monotonic())
+    event = Received(peer, message, payloads, user)
+    if isinstance(message, _QUIET):
+        _perform(router, table.follow(event, time.monotonic()))  # the first workers step while others are yet told
+        return
+    actions = table.handle(event, time.monotonic())
     _perform(router, actions)
-    if not isinstance(message, _QUIET):
-        _log_what_follows(message, actions)
+    _log_what_follows(message, actions)
 
 
 def _log_what_follows(message: p.Message, actions: list[Send]) -> None:
@@ -173,7 +176,7 @@ def _log_what_follows(message: p.Message, actions: list[Send]) -> None:
         _LOG.info("sent to %s: %.400s", action.peer.hex(), action.message, extra=cause)
 
 
-def _perform(router: zmq.Socket[bytes], actions: list[Send]) -> None:
+def _perform(router: zmq.Socket[bytes], actions: Iterable[Send]) -> None:
     for action in actions:
         try:
             p.send_frames(router, [action.peer, *p.to_frames(action.message, action.payloads)], p.NO_WAIT)

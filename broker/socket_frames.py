@@ -12,9 +12,12 @@ from typing import Any, Final, cast
 import zmq
 from zmq.backend import Socket as _Compiled
 
+from zmqcarla.broker.step_frames import MARK
+
 NO_WAIT: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.SNDMORE)
 _RCVMORE: Final = int(zmq.RCVMORE)
+_STEP: Final = bytes([MARK])
 _send: Final = cast(Callable[[Any, bytes, int], None], _Compiled.send)
 
 
@@ -35,8 +38,23 @@ def receive_frames(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:
     Raises:
         zmq.Again: none came in time.
     """
-    receive, option = socket.recv, socket.getsockopt
-    frames = [receive(flags)]
-    while option(_RCVMORE):
-        frames.append(receive(flags))
+    receive = socket.recv
+    frame = receive(flags, False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = receive(flags, False)
+        frames.append(frame.bytes)
+    return frames
+
+
+def receive_from_broker(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:
+    """The next message at a DEALER socket; a frame about steps is one of its own, and nobody asks what follows it.
+
+    Raises:
+        zmq.Again: none came in time.
+    """
+    frames = [socket.recv(flags)]
+    if frames[0][:1] != _STEP:
+        while socket.getsockopt(_RCVMORE):
+            frames.append(socket.recv(flags))
     return frames

@@ -49,14 +49,18 @@ class Schema:
         fields: the same.
         digest: 63 bits that differ when the fields do; never 0.
         layout: struct of the area.
-        dtype: the same for numpy; field number i is named f"{i}".
     """
 
     def __init__(self, keys: Sequence[str], fields: Sequence[tuple[Path, type]]) -> None:
         self.keys = tuple(keys)
         self.fields = tuple(fields)
         self.layout = struct.Struct("=" + "".join(_FORMAT[kind][1] for _, kind in fields))
-        self.dtype = np.dtype([(str(index), np.dtype(kind)) for index, (_, kind) in enumerate(fields)])
+        self._columns: list[tuple[Path, str, str, np.dtype[Any], int]] = []  # for `batch`
+        offset_bytes = 0
+        for path, kind in fields:
+            dtype = np.dtype(kind)
+            self._columns.append((path[:-1], path[-1], f"_{path[-1]}", dtype, offset_bytes))
+            offset_bytes += dtype.itemsize
         digest = hashlib.blake2b(self.text(), digest_size=8).digest()
         self.digest = int.from_bytes(digest, "little") >> 1 | 1
 
@@ -95,17 +99,17 @@ class Schema:
         Args:
             areas: uint8 (num_envs, INFO_BYTES).
         """
-        rows = areas[:, : self.dtype.itemsize].view(self.dtype)[:, 0]
-        num_envs = len(rows)
+        num_envs, row_bytes = areas.shape
+        mask = np.ones(num_envs, np.bool_)
         batch: dict[str, Any] = {}
-        for index, (path, _) in enumerate(self.fields):
+        for outer, key, mask_key, dtype, offset_bytes in self._columns:
             inner = batch
-            for key in path[:-1]:
-                if key not in inner:
-                    inner[key], inner[f"_{key}"] = {}, np.ones(num_envs, np.bool_)
-                inner = inner[key]
-            key = path[-1]
-            inner[key], inner[f"_{key}"] = rows[str(index)].copy(), np.ones(num_envs, np.bool_)
+            for name in outer:
+                if name not in inner:
+                    inner[name], inner[f"_{name}"] = {}, mask.copy()
+                inner = inner[name]
+            inner[key] = np.ndarray((num_envs,), dtype, areas, offset_bytes, (row_bytes,)).copy()
+            inner[mask_key] = mask.copy()
         return batch
 
 

@@ -7,7 +7,7 @@ goes wrong stands in a file of the release: each start takes the next line of `p
     hang                never listens
     late SECONDS        begins to load only then
     grow MIB            takes so much more memory with each tick
-    --fault=FAULT       as for `zmqcarla sim`
+    --fault=FAULT       as for `zmqcarla sim`; may follow after `late SECONDS`
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def main(folder: Path, arguments: list[str]) -> int:
         case "hang":
             threading.Event().wait()
         case "late":
-            threading.Event().wait(float(value))
+            seconds, _, told = value.partition(" ")
+            threading.Event().wait(float(seconds))
         case "grow":
             _grow_with_ticks(int(value))
         case _:

@@ -10,7 +10,7 @@ import secrets
 import select
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ import psutil
 import pytest
 
 import zmqcarla
+from zmqcarla.workers import ports
+from zmqcarla.workers.carla_env import CarlaEnv
+from zmqcarla.workers.servers import Server, ServerSpec, launch
 
 _MARK = "ZMQCARLA_TEST_RUN"
 _DEADLINE_S = 15.0
@@ -42,6 +45,19 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = _D
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout_s:g} s for: {what}")
         select.select([], [], [], 0.005)
+
+
+@contextlib.contextmanager
+def embedded_server(log: Path, town_file: Path | None = None) -> Generator[Server]:
+    """An embedded simulator that listens, on ports of its own; it ends with the block."""
+    claim = ports.claim_free()
+    try:
+        spec = ServerSpec("embedded", claim.block.rpc, map=None if town_file is None else str(town_file))
+        with contextlib.closing(launch(spec, log)) as running:
+            running.wait_ready(30.0)
+            yield running
+    finally:
+        claim.release()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -135,6 +151,33 @@ def new_vec_env() -> Iterator[NewVecEnv]:
     yield new_vec_env
     for vec in made:
         vec.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An embedded simulator with its default town, one for all tests of a file."""
+    with embedded_server(tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def settings(server: Server) -> dict[str, Any]:
+    """Of an env on that simulator."""
+    return {"connect": f"127.0.0.1:{server.spec.port}", "simulator": "embedded", "timeout": 10.0}
+
+
+@pytest.fixture
+def make(settings: dict[str, Any]) -> Iterator[Any]:
+    """Make an env on the server; closed after the test."""
+    envs: list[CarlaEnv] = []
+
+    def make_env(**more: Any) -> CarlaEnv:
+        envs.append(CarlaEnv(**{**settings, **more}))
+        return envs[-1]
+
+    yield make_env
+    for env in envs:
+        env.close()
 
 
 @pytest.fixture(scope="session")

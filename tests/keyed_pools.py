@@ -137,7 +137,7 @@ class Peer:
     def heard(self) -> p.Message:
         """The next message that comes."""
         assert self.socket.poll(int(1000 * DEADLINE_S)), "nothing came"
-        return p.decode(self.socket.recv_multipart()[0])
+        return p.from_frames(self.socket.recv_multipart())[0]
 
     def wait_disconnected(self) -> None:
         """Until the other end has closed the connection."""

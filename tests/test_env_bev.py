@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import carla
 import numpy as np
 import pytest
+from driving import FORWARD
 from numpy.typing import NDArray
 
-from zmqcarla.workers import ports
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.bev_config import BevConfig
 from zmqcarla.workers.carla_env import CarlaEnv
-from zmqcarla.workers.servers import ServerSpec, launch
 
-FORWARD = np.array([0.0, 0.6, 0.0], dtype=np.float32)
 PPM = 5.0
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    claim = ports.claim_free(23440)
-    running = launch(ServerSpec("embedded", claim.block.rpc), tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait_ready(30.0)
-        yield f"127.0.0.1:{claim.block.rpc}"
-    finally:
-        running.close()
-        claim.release()
-
-
 @pytest.fixture
-def make(address: str) -> Iterator[Any]:
-    envs: list[CarlaEnv] = []
-
-    def make_env(**more: Any) -> CarlaEnv:
-        fixed = {"connect": address, "simulator": "embedded", "observation": "state", "timeout": 10.0}
-        envs.append(CarlaEnv(**{**fixed, **more}))
-        return envs[-1]
-
-    yield make_env
-    for env in envs:
-        env.close()
+def settings(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "observation": "state"}
 
 
 def ground(env: CarlaEnv, config: BevConfig) -> NDArray[np.float64]:

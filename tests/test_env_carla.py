@@ -1,8 +1,7 @@
-"""The environment on the embedded simulator: the real client, a real server process, every ending made to happen."""
+"""The environment on the embedded simulator, with the real client: its contract, its determinism, its errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import carla
 import gymnasium
 import numpy as np
 import pytest
+from driving import FORWARD, STAND, Arrays, value
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
@@ -21,65 +21,12 @@ from zmqcarla.broker.errors import (
     SimulatorStartError,
     SimulatorTimeoutError,
 )
-from zmqcarla.demo.driver import LaneFollowingDriver
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.observation import MEASUREMENTS, NAVIGATION, VEHICLE_STATE
 from zmqcarla.workers.servers import Server, ServerSpec, launch
 
 ENV_ID = "zmqcarla/Carla-v0"
-FORWARD = np.array([0.0, 0.6, 0.0], dtype=np.float32)
-STAND = np.array([0.0, 0.0, 1.0], dtype=np.float32)
-
-Arrays = dict[str, NDArray[Any]]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One embedded simulator with its default town for the whole file."""
-    claim = ports.claim_free(23200)
-    running = launch(ServerSpec("embedded", claim.block.rpc), tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait_ready(30.0)
-        yield running
-    finally:
-        running.close()
-        claim.release()
-
-
-@pytest.fixture
-def settings(server: Server) -> dict[str, Any]:
-    return {"connect": f"127.0.0.1:{server.spec.port}", "simulator": "embedded", "timeout": 10.0}
-
-
-@pytest.fixture
-def make(settings: dict[str, Any]) -> Iterator[Any]:
-    """Make an env on the server; closed after the test."""
-    envs: list[CarlaEnv] = []
-
-    def make_env(**more: Any) -> CarlaEnv:
-        envs.append(CarlaEnv(**{**settings, **more}))
-        return envs[-1]
-
-    yield make_env
-    for env in envs:
-        env.close()
-
-
-def value(observation: Arrays, name: str) -> float:
-    for key, names in (("vehicle_state", VEHICLE_STATE), ("navigation", NAVIGATION), ("measurements", MEASUREMENTS)):
-        if name in names:
-            return float(observation[key][names.index(name)])
-    raise KeyError(name)
-
-
-def run(env: CarlaEnv, action: NDArray[np.float32], limit: int = 1500) -> tuple[int, bool, bool, dict[str, Any]]:
-    """Step with one action until the episode ends."""
-    for k in range(1, limit + 1):
-        _, _, terminated, truncated, info = env.step(action)
-        if terminated or truncated:
-            return k, terminated, truncated, info
-    raise AssertionError(f"the episode did not end within {limit} steps")
 
 
 # ------------------------------------------------------------------------------------------------------ the contract
@@ -230,144 +177,6 @@ def test_negative_throttle_drives_in_reverse(make: Any) -> None:
 def test_step_before_reset_is_an_error(make: Any) -> None:
     with pytest.raises(gymnasium.error.ResetNeeded):
         make().step(STAND)
-
-
-# ------------------------------------------------------------------------------------------------------- the endings
-
-
-def test_max_steps_truncates(make: Any) -> None:
-    env = make(max_steps=7)
-    env.reset(seed=0)
-    steps, terminated, truncated, info = run(env, STAND)
-    assert (steps, terminated, truncated, info["terminated_by"]) == (7, False, True, "")
-
-
-def test_hitting_a_parked_car_terminates(make: Any) -> None:
-    env = make()
-    env.reset(seed=4)  # no light in the first 45 m
-    parked = parked_in_front(env, 15.0)
-    _, terminated, _, info = run(env, FORWARD)
-    parked.destroy()
-    assert terminated
-    assert info["terminated_by"] == "collision"
-    assert info["collided_with"] == "vehicle.audi.tt"
-    assert info["reward_terms"]["collision"] < 0.0
-    assert [each["kind"] for each in info["infractions"]] == ["collisions_vehicle"]
-    assert info["driving_score"] == pytest.approx(0.6 * info["route_completion"])
-    summary = info["episode_summary"]
-    assert summary["status"] == "Failed"
-    assert summary["scores"]["score_penalty"] == 0.6
-    assert f"type=vehicle.audi.tt and id={parked.id} at" in summary["infractions"]["collisions_vehicle"][0]
-
-
-def test_a_collision_may_be_allowed(make: Any) -> None:
-    env = make(terminate_on_collision=False, max_steps=120)
-    env.reset(seed=0)
-    parked = parked_in_front(env, 15.0)
-    steps = [env.step(FORWARD) for _ in range(120)]
-    parked.destroy()
-    assert any(value(observation, "collision") == 1.0 for observation, *_ in steps)
-    assert [(terminated, truncated) for _, _, terminated, truncated, _ in steps[-2:]] == [(False, False), (False, True)]
-
-
-@pytest.mark.parametrize(
-    ("blueprint", "kind", "factor"),
-    [
-        ("walker.pedestrian.0001", "collisions_pedestrian", 0.5),
-        ("vehicle.audi.tt", "collisions_vehicle", 0.6),
-        ("static.prop.streetbarrier", "collisions_layout", 0.65),
-    ],
-)
-def test_each_kind_of_collision_is_charged_once(make: Any, blueprint: str, kind: str, factor: float) -> None:
-    env = make(terminate_on_collision=False, image_size=(16, 16))
-    env.reset(seed=4)
-    other = parked_in_front(env, 12.0, blueprint)
-    infos = [env.step(FORWARD)[4] for _ in range(90)]
-    other.destroy()
-    assert sum(bool(info["collided_with"]) for info in infos) >= 1
-    assert [each["kind"] for each in infos[-1]["infractions"]] == [kind]
-    assert infos[-1]["infraction_penalty"] == pytest.approx(factor)
-
-
-def test_driving_beside_the_road_is_charged_by_its_share(make: Any) -> None:
-    env = make(terminate_on_collision=False, image_size=(16, 16), off_route_m=60.0)
-    env.reset(seed=4)
-    info: dict[str, Any] = {}
-    for _ in range(120):
-        *_, info = env.step(np.array([0.04, 0.6, 0.0], dtype=np.float32))
-    outside = [each for each in info["infractions"] if each["kind"] == "outside_route_lanes"]
-    assert len(outside) == 1
-    assert 0.0 < outside[0]["percent"] <= 100.0
-    others = [each for each in info["infractions"] if each not in outside]
-    assert not others or {each["kind"] for each in others} <= {"collisions_layout"}
-    factor = (1.0 - outside[0]["percent"] / 100.0) * 0.65 ** len(others)
-    assert info["infraction_penalty"] == pytest.approx(factor)
-
-
-def test_leaving_the_route_terminates(make: Any) -> None:
-    env = make(terminate_on_collision=False, off_route_m=12.0)
-    env.reset(seed=0)
-    # Reverse in a curve: that leaves the road without a wall to stop at on a route that leads forward.
-    _, terminated, _, info = run(env, np.array([0.25, 0.8, 0.0], dtype=np.float32))
-    assert terminated
-    assert info["terminated_by"] == "off_route"
-    assert abs(info["lane_offset_m"]) > 12.0
-    assert info["route_completion"] < 100.0
-
-
-def test_standing_too_long_terminates(make: Any) -> None:
-    env = make(reward_type="sparse", image_size=(16, 16))
-    env.reset(seed=0)
-    steps, terminated, _, info = run(env, STAND)
-    assert terminated
-    assert info["terminated_by"] == "blocked"
-    assert steps == 1200  # 60 s at 20 ticks a second
-    assert info["reward_terms"] == {"ending": -1.0}
-    assert info["episode_summary"]["status"] == "Failed - Agent got blocked"
-    assert info["episode_summary"]["meta"]["duration_game"] == 60.0
-
-
-def test_driving_past_a_red_light_is_seen_and_charged(make: Any) -> None:
-    env = make(image_size=(16, 16))
-    observation, _ = env.reset(seed=0)
-    world = env.session.world
-    for light in world.get_actors().filter("traffic.traffic_light"):
-        light.set_state(carla.TrafficLightState.Red)
-    world.freeze_all_traffic_lights(True)
-    drive, stood_in_the_box = LaneFollowingDriver(), False
-    info: dict[str, Any] = {}
-    for _ in range(1500):
-        observation, _, terminated, _, info = env.step(drive(observation))
-        if info["ran_red_light"] or terminated:
-            break
-        # The light is run when the tail has crossed the line; the box lies before it.
-        stood_in_the_box = stood_in_the_box or value(observation, "red_light") == 1.0
-    world.freeze_all_traffic_lights(False)
-    assert info["ran_red_light"]
-    assert info["reward_terms"]["red_light"] < 0.0
-    assert stood_in_the_box
-    assert info["infraction_penalty"] == pytest.approx(0.7)
-    assert info["driving_score"] == pytest.approx(0.7 * info["route_completion"])
-    (infraction,) = info["infractions"]
-    assert infraction["kind"] == "red_light"
-    assert infraction["time_s"] == pytest.approx(info["frame"] * 0.05)
-    assert infraction["x_m"] == pytest.approx(value(observation, "x_m"), abs=1e-3)
-
-
-def parked_in_front(env: CarlaEnv, distance_m: float, kind: str = "vehicle.audi.tt") -> Any:
-    """Spawn something on the ego's lane."""
-    episode, session = env.episode, env.session
-    assert episode is not None
-    assert session is not None
-    line = episode.scene.route
-    k = int(np.searchsorted(line.s_m, distance_m))
-    dx, dy = line.xy_m[k + 1] - line.xy_m[k]
-    place = carla.Transform(
-        carla.Location(float(line.xy_m[k, 0]), float(line.xy_m[k, 1]), 1.0 if kind.startswith("walker") else 0.3),
-        carla.Rotation(yaw=float(np.degrees(np.arctan2(dy, dx)))),
-    )
-    blueprint = session.world.get_blueprint_library().find(kind)
-    return session.world.spawn_actor(blueprint, place)
 
 
 # -------------------------------------------------------------------------------------------- determinism and tidiness

@@ -39,6 +39,13 @@ def test_growth_counts_from_the_third_episode() -> None:
     )
 
 
+def test_growth_may_count_from_a_later_episode_on() -> None:
+    wear = ServerWear(RecycleLimits(rss_growth_bytes=50 * MIB), warm_up_episodes=20)
+    assert wear.look(19, 100 * MIB, None) == ""
+    assert wear.look(20, 200 * MIB, None) == ""
+    assert wear.look(21, 250 * MIB, None).startswith("its memory grew by 50 MiB")
+
+
 def test_growth_of_gpu_memory_counts_as_well() -> None:
     wear = ServerWear(RecycleLimits(vram_growth_bytes=50 * MIB))
     assert wear.look(3, 100 * MIB, 2000 * MIB) == ""
@@ -66,6 +73,11 @@ def test_negative_limits_are_refused(name: str) -> None:
         WorkerConfig(worker_id="w", **settings)
     with pytest.raises(ValueError, match=name):
         CarlaEnvConfig(simulator="embedded", **settings)
+
+
+def test_a_negative_limit_of_the_env_process_is_refused() -> None:
+    with pytest.raises(ValueError, match="renew_env_growth_mib"):
+        WorkerConfig(worker_id="w", renew_env_growth_mib=-1)
 
 
 def test_a_camera_needs_a_server_that_draws() -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import carla
 import gymnasium
 import numpy as np
 import pytest
+from driving import FORWARD
 from numpy.typing import NDArray
 
 import zmqcarla
 from zmqcarla.pool import LocalPool
-from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.observation import VEHICLE_STATE
 from zmqcarla.workers.presets import leaderboard_sensors
-from zmqcarla.workers.servers import Server, ServerSpec, launch
 
-FORWARD = np.array([0.0, 0.6, 0.0], dtype=np.float32)
 VIEW = {"x": 1.3, "z": 2.3, "width": 160, "height": 96}
 RGB = {"type": "sensor.camera.rgb", "id": "rgb", **VIEW}
 DEPTH = {"type": "sensor.camera.depth", "id": "depth", **VIEW}
@@ -29,32 +26,6 @@ INSTANCES = {"type": "sensor.camera.instance_segmentation", "id": "instances", *
 LIDAR = {"type": "sensor.lidar.ray_cast", "id": "lidar", "z": 2.5, "points_per_second": 40_000}
 GNSS = {"type": "sensor.other.gnss", "id": "gnss"}
 CAR = 14
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    claim = ports.claim_free(23400)
-    running = launch(ServerSpec("embedded", claim.block.rpc), tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait_ready(30.0)
-        yield running
-    finally:
-        running.close()
-        claim.release()
-
-
-@pytest.fixture
-def make(server: Server) -> Iterator[Any]:
-    envs: list[CarlaEnv] = []
-
-    def make_env(**more: Any) -> CarlaEnv:
-        fixed = {"connect": f"127.0.0.1:{server.spec.port}", "simulator": "embedded", "timeout": 10.0}
-        envs.append(CarlaEnv(**{**fixed, **more}))
-        return envs[-1]
-
-    yield make_env
-    for env in envs:
-        env.close()
 
 
 def leaves(observation: Any, prefix: str = "") -> dict[str, NDArray[Any]]:

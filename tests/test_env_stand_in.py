@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from conftest import wait_until
 from worker_broker import is_alive
 
-from zmqcarla.broker.errors import SimulatorStartError
+from zmqcarla.broker.errors import SimulatorError, SimulatorStartError
 from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 
@@ -104,3 +105,61 @@ def test_a_server_is_replaced_after_its_episodes_and_drives_the_same(new_env: Ne
         seen.append(env.step(env.action_space.sample() * 0)[0]["rgb"].tobytes())
     assert len(carla_stand_in.starts(str(tmp_path))) == 2
     assert seen[0] == seen[1] == seen[2]
+
+
+# ------------------------------------------------------------------------------------------------- faults at each phase
+
+# The client and the settling car ask for the first ticks; of an env without a camera the 13th is one of a step.
+IN_RESET, IN_STEP = 4, 13
+
+
+@pytest.mark.parametrize("fault", ["crash", "hang"])
+@pytest.mark.parametrize("tick", [IN_RESET, IN_STEP])
+def test_a_server_lost_in_a_reset_or_a_step_costs_one_error(
+    new_env: NewEnv, tmp_path: Path, fault: str, tick: int
+) -> None:
+    """And the next one, which starts late, drives."""
+    env = new_env(f"--fault={fault}-at-tick={tick}", "late 0.2", observation="state", timeout=3.0)
+    if tick == IN_STEP:
+        env.reset(seed=0)
+    with pytest.raises(SimulatorError):
+        drive(env, seed=0 if tick == IN_RESET else None, steps=tick)
+    lost = ports_of(tmp_path)
+    drive(env, seed=0, steps=tick)
+    assert len(ports_of(tmp_path)) == len(lost) + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_lost_before_the_end_is_no_error_and_leaves_nothing(
+    new_env: NewEnv, tmp_path: Path, number: signal.Signals
+) -> None:
+    env = new_env(observation="state", timeout=2.0)
+    env.reset(seed=0)
+    (port,) = ports_of(tmp_path)
+    pid = ports.listener_pid(port)
+    assert pid is not None
+    os.kill(pid, number)
+    env.close()
+    wait_until(lambda: not is_alive(pid), "the server to be gone")
+
+
+def test_slow_ticks_are_waited_for_in_reset_and_step(new_env: NewEnv, tmp_path: Path) -> None:
+    for tick in (IN_RESET, IN_STEP):
+        env = new_env(f"--fault=slow-tick-at={tick}:400", observation="state")
+        drive(env, seed=0, steps=IN_STEP)
+        assert len(ports_of(tmp_path)) == 1
+        env.close()
+        (tmp_path / "starts").unlink()
+
+
+def drive(env: CarlaEnv, seed: int | None, steps: int) -> None:
+    """Reset, where there is a seed, and step."""
+    if seed is not None:
+        env.reset(seed=seed)
+    for _ in range(steps):
+        env.step(env.action_space.sample() * 0)
+
+
+def ports_of(folder: Path) -> list[int]:
+    """Of each start so far."""
+    return [int(start[2].partition("=")[2]) for start in carla_stand_in.starts(str(folder))]

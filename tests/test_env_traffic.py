@@ -9,26 +9,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from driving import STAND
 
 import zmqcarla  # registers the env
-from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
-from zmqcarla.workers.servers import Server, ServerSpec, launch
+from zmqcarla.workers.servers import Server
 
-STAND = np.array([0.0, 0.0, 1.0], dtype=np.float32)
 SETTINGS: dict[str, Any] = {"image_size": (16, 16), "traffic_vehicles": 6, "traffic_walkers": 4, "parked_vehicles": 3}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    claim = ports.claim_free(23800)
-    running = launch(ServerSpec("embedded", claim.block.rpc), tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait_ready(30.0)
-        yield running
-    finally:
-        running.close()
-        claim.release()
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from zmqcarla.broker.errors import LeaseRefusedError
 from zmqcarla.evaluate.agent import AgentDriver
 from zmqcarla.evaluate.drivers import HostedDriver, choose_driver
 from zmqcarla.workers.leaderboard.checkout import CheckoutError
 from zmqcarla.workers.leaderboard.hosted_agent import AgentCode
-from zmqcarla.workers.served_env import _WORKER_OWNS
 
 ROUTES = Path(__file__).parents[1].parent / "shared/data/routes/routes_town10.xml"
 ENV_ID = "zmqcarla/Leaderboard-v0"
@@ -41,11 +39,6 @@ def test_the_agent_is_named_by_arguments_or_the_environment(monkeypatch: pytest.
     assert AgentCode.find(agent_config="") == AgentCode(AGENT, "")
     with pytest.raises(CheckoutError, match="expected the Python file of an agent"):
         AgentCode.find("nowhere.py")
-
-
-def test_a_client_cannot_name_code() -> None:
-    assert {"agent_file", "agent_config"} <= set(_WORKER_OWNS)
-    assert issubclass(LeaseRefusedError, Exception)
 
 
 def test_a_file_is_an_agent_of_the_leaderboard_and_a_class_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

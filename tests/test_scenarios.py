@@ -10,15 +10,15 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from driving import STAND
 
 from zmqcarla.demo.driver import LaneFollowingDriver
-from zmqcarla.workers import ports
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.scenarios.base import Scenario
 from zmqcarla.workers.scenarios.kinds import KINDS
 from zmqcarla.workers.scenarios.obstacles import Obstacle
 from zmqcarla.workers.scenarios.programme import Programme
-from zmqcarla.workers.servers import Server, ServerSpec, launch
+from zmqcarla.workers.servers import Server
 
 TOWN = "ZmqTown"
 WAYS = {
@@ -27,7 +27,6 @@ WAYS = {
     "avenue": ((80.0, -173.25), (290.0, -173.25)),  # two lanes each way, on the left one
 }
 TRIGGERS = {"street": (28.0, -93.25), "left": (28.0, -93.25), "avenue": (128.0, -173.25)}
-STAND = np.array([0.0, 0.0, 1.0], np.float32)
 FAR = '<distance value="35"/>'
 SLOW_FLOW = '<flow_speed value="8"/><source_dist_interval from="15" to="25"/>'
 NEARBY = '<distance value="60"/>'
@@ -94,18 +93,6 @@ def route(route_id: str, way: str, *scenarios: tuple[str, str]) -> str:
     ]
     inside = f"<waypoints>{keypoints}</waypoints><scenarios>{''.join(wanted)}</scenarios>"
     return f'<route id="{route_id}" town="{TOWN}">{inside}</route>'
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    claim = ports.claim_free(23200)
-    running = launch(ServerSpec("embedded", claim.block.rpc), tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait_ready(30.0)
-        yield running
-    finally:
-        running.close()
-        claim.release()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from zmqcarla.client_board import ClientBoard
+from zmqcarla.shm.bell import Bell
 from zmqcarla.shm.board import ANY_DONE, Board, Op, Result, declare_lost, done_bell, go_bell
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.segment import SegmentGoneError, sweep
@@ -128,12 +129,13 @@ def test_nobody_waits_for_a_row_that_is_done() -> None:
     """Its ring may have gone with those of the step before."""
     board = ClientBoard(ACTIONS, 2, bytes)
     rows = [BoardRow(board.name, ACTIONS, 2, row) for row in range(2)]
+    theirs = Bell.attach(board.name, done_bell(1))
     actions = {"steer": np.zeros((2, 2), np.float32), "gear": np.zeros(2, np.int64)}
     for seq in (1, 2, 3):
         rows[1].put_answer(0, 0.0, 0.0, 0, Result.PLAIN, False, False, 0, seq)
         rows[1].rings[0]()
         board.step_all(actions, 0, seq)  # takes the ring
-        assert not board._done[1].wait(0)
+        assert not theirs.wait(0)
         with patch.object(board, "_take_each", []):
             assert not board.wait_all(seq, 60)
         rows[0].put_answer(0, 0.5, 0.0, 0, Result.PLAIN, False, False, 0, seq)
@@ -144,6 +146,7 @@ def test_nobody_waits_for_a_row_that_is_done() -> None:
         assert batch.rewards.tolist() == [0.5, 0.0]
     for row in rows:
         row.close()
+    theirs.close()
     board.close()
 
 
@@ -156,7 +159,9 @@ def test_rings_do_not_pile_up() -> None:
         row.put_answer(0, 0.0, 0.0, 0, Result.PLAIN, False, False, 0, seq)
         row.rings[0]()
         assert board.wait_all(seq, 60)
-    assert board._done[0].wait(0)
-    assert not board._done[0].wait(0)
+    bell = Bell.attach(board.name, done_bell(0))
+    assert bell.wait(0)
+    assert not bell.wait(0)
+    bell.close()
     row.close()
     board.close()

@@ -45,7 +45,7 @@ def test_an_env_of_ours_gets_the_workers_simulator(page: StatusPage) -> None:
     served.close()
 
 
-@pytest.mark.parametrize("name", ["connect", "simulator", "carla_root"])
+@pytest.mark.parametrize("name", ["connect", "simulator", "carla_root", "agent_file", "agent_config"])
 def test_what_the_worker_owns_cannot_be_passed(page: StatusPage, name: str) -> None:
     served = ServedEnv(("zmqcarla/*",), "embedded", "127.0.0.1:24000", page)
     with pytest.raises(LeaseRefusedError, match=f"expected no {name} in the keyword arguments"):

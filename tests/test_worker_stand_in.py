@@ -78,7 +78,8 @@ def test_a_worn_server_is_replaced_without_loss_even_when_the_next_start_fails(
 @pytest.mark.timeout(240)  # three hangs are waited for
 def test_a_fault_at_any_phase_costs_one_episode_at_most(new_vec_env: NewVecEnv, tmp_path: Path) -> None:
     """At the start, in a reset, in a step, between two episodes and at the end of the lease."""
-    plan = ("crash", "--fault=crash-at-tick=13", "--fault=hang-at-tick=4", "--fault=hang-at-tick=13")
+    lost = ("--fault=crash-at-tick=13", "late 0.3 --fault=crash-at-tick=4", "--fault=hang-at-tick=4")
+    plan = ("crash", *lost, "late 0.3 --fault=hang-at-tick=13")
     claim = ports.claim_free()
     port = claim.block.rpc
     claim.release()
@@ -103,6 +104,24 @@ def test_a_fault_at_any_phase_costs_one_episode_at_most(new_vec_env: NewVecEnv, 
         vec.close()
         wait_until(lambda: not is_alive(server), "the stopped server to end", 60.0)
         hosts.wait_ready(1)
+
+
+@pytest.mark.timeout(180)
+def test_a_hang_at_the_start_a_death_at_the_end_and_a_late_start_then_cost_nothing(
+    new_vec_env: NewVecEnv, tmp_path: Path
+) -> None:
+    """The hosts end while their server is still late; the check for leaks sees that it ends, too."""
+    plan = ("hang", carla_stand_in.PLAIN, "late 600")
+    with hosts_of(tmp_path, *plan, restart_timeout_s=15.0) as hosts:
+        vec = new_vec_env(1, "zmqcarla/Carla-v0", ENV, hosts.address)
+        vec.reset(seed=0)
+        assert losses(vec, 2) == []
+        (worker,) = ask_status(hosts.address)["workers"]
+        server = ports.listener_pid(worker["port"])
+        assert server is not None
+        os.kill(server, signal.SIGKILL)
+        vec.close()
+        wait_until(lambda: len(carla_stand_in.starts(str(tmp_path))) == len(plan), "the start that is late", 60.0)
 
 
 def test_a_spent_budget_of_starts_ends_with_the_servers_last_words(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def fuzz_broker(directory: Path, messages: int, seed: int, keys: tuple[Path, Pat
 
 def take(peer: zmq.Socket[bytes], answers: collections.Counter[str], fuzzer: Fuzzer) -> None:
     while peer.poll(0):
-        message = p.decode(peer.recv_multipart()[0])
+        message, _ = p.from_frames(peer.recv_multipart())
         answers[message.kind] += 1
         if isinstance(message, p.Leased):
             fuzzer.learn(message.lease_id)
@@ -271,7 +271,7 @@ def fuzz_worker(directory: Path, messages: int, seed: int, advance: Any) -> Repo
                 report.messages += 1
                 report.frames += len(frames)
                 while router.poll(0):
-                    answers[p.decode(router.recv_multipart()[1]).kind] += 1
+                    answers[p.from_frames(router.recv_multipart()[1:])[0].kind] += 1
             command(router, routes[True], report, answers)
             watched.look()
             if report.messages >= WARM_UP * messages:
@@ -295,8 +295,8 @@ def meet(router: zmq.Socket[bytes]) -> tuple[dict[bool, bytes], p.Ready]:
     while ready is None or len(routes) < 2:
         if not router.poll(1000) and time.monotonic() > deadline:
             raise SystemExit(f"waited {DEADLINE_S:g} s for supervisor and env process")
-        peer, header, *_ = router.recv_multipart()
-        message = p.decode(header)
+        peer, *frames = router.recv_multipart()
+        message, _ = p.from_frames(frames)
         routes[isinstance(message, p.Ready)] = peer
         ready = message if isinstance(message, p.Ready) else ready
         if isinstance(message, p.Register):
@@ -324,8 +324,7 @@ def answer_to(
     """Outcome and value of a command; None when it is not answered."""
     deadline = time.monotonic() + DEADLINE_S
     while router.poll(max(0, int((deadline - time.monotonic()) * 1000))):
-        _, header, *payloads = router.recv_multipart()
-        message = p.decode(header)
+        message, payloads = p.from_frames(router.recv_multipart()[1:])
         answers[message.kind] += 1
         if isinstance(message, p.RowReply) and (message.lease_id, message.seq) == (lease_id, seq):
             return message.outcome, p.unpack(payloads[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import struct
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,15 @@ class Fuzzer:
         self.rng = random.Random(seed)
         self._ids = [*lease_ids, b"", b"L" * 16, bytes(64)]
         self._names = [*worker_ids, "stranger", "stranger2"]
-        self._kinds = [self._random_bytes, self._valid, self._mutated, self._mutated, self._bomb, self._frames]
+        self._kinds = [
+            self._random_bytes,
+            self._valid,
+            self._mutated,
+            self._mutated,
+            self._bomb,
+            self._frames,
+            self._steps,
+        ]
 
     def learn(self, lease_id: bytes) -> None:
         """Use the id of a lease that was granted to us."""
@@ -97,6 +106,20 @@ class Fuzzer:
         ]
         packed = p.pack(choose(values))
         return choose([packed, packed, self._damage(packed), self.rng.randbytes(20), b""])
+
+    def _steps(self) -> list[bytes]:
+        """A frame about steps with values that are chosen to hurt, whole or damaged."""
+        choose = self.rng.choice
+        count = choose([0, 1, 1, 2, 3])
+        payloads = [choose([b"\xc1" + self.rng.randbytes(choose([0, 4, 12])), self._payload()]) for _ in range(count)]
+        rows = [choose([0, 0, 1, 2, 2**32 - 1]) for _ in range(count)]
+        sizes = [choose([len(payload), len(payload), 0, 2**32 - 1]) for payload in payloads]
+        kind, number = choose([(1, count), (2, 0), (3, 0), (4, count), (9, 0), (1, 2**32 - 1)])
+        lease_id = choose(self._ids)[:16].ljust(16, b"\0")
+        head = struct.pack("<BB16sIq", 0xC1, kind, lease_id, number, choose(NUMBERS[:-1]))
+        columns = struct.pack(f"<{2 * count}I", *rows, *sizes) if kind in (1, 4) else b""
+        frame = b"".join([head, columns, *payloads])
+        return choose([[frame], [frame], [self._damage(frame)], [frame, b""]])
 
     def _mutated(self) -> list[bytes]:
         frames = self._valid()

@@ -32,6 +32,7 @@ from zmqcarla.workers.servers import Server, SimulatorName, carla_script
 from zmqcarla.workers.session import Session, town_name
 from zmqcarla.workers.simulator_calls import SimulatorCalls
 from zmqcarla.workers.snapshots.env_methods import SnapshotMethods
+from zmqcarla.workers.snapshots.plain import from_plain, to_plain
 from zmqcarla.workers.snapshots.progress import Progress, copy_into
 from zmqcarla.workers.snapshots.recording import Recording
 from zmqcarla.workers.snapshots.store import SnapshotStore
@@ -146,9 +147,6 @@ class CarlaEnv(SnapshotMethods):
         self.own_server.count_episode()
         recording = Recording(seed, options, dict(self.np_random.bit_generator.state))
         spec = self._choose_route(session, options)
-        if seed is not None:
-            # A Traffic Manager carries over more from earlier episodes than its seed sets anew.
-            session.end_traffic()
         session.restart_lights()
         self.episode = self._new_episode(session, options, spec)
         self._progress = Progress(recording)
@@ -239,6 +237,20 @@ class CarlaEnv(SnapshotMethods):
         """
         self.close()
         self.config = dataclasses.replace(self.config, connect=address)
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """Return what a new env with the same settings needs to go on in this one's place between two episodes.
+
+        A pool worker asks before it begins anew in a fresh process. None: more than this would be lost.
+        """
+        if self.agent is not None or self._snapshots.in_memory:
+            return None
+        return {"rng": to_plain(dict(self.np_random.bit_generator.state)), "seed": to_plain(self.np_random_seed)}
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Go on in the place of the env that handed this over."""
+        self.np_random.bit_generator.state = from_plain(state["rng"])
+        self._np_random_seed = from_plain(state["seed"])
 
     @property
     def server(self) -> Server | None:

@@ -4,6 +4,8 @@ A DEALER loop: announce, take a command, do it, answer. The supervisor starts it
 and kills it when a command takes too long; nothing here has to be quick-witted, because the carla client can hold the
 GIL for whole calls and can abort the process.
 
+A process that has grown begins anew between two episodes (`renewal`), and takes up lease, env and row again.
+
 Every command is done exactly once: its (lease, row, seq) and its reply are remembered, a repeated command is answered
 from there, and an older one is ignored.
 """
@@ -11,6 +13,7 @@ from there, and an older one is ignored.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import os
 import signal
@@ -29,6 +32,7 @@ from zmqcarla.broker.protocol import pack, step_frames, unpack
 from zmqcarla.shm.board import Op
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers import renewal
 from zmqcarla.workers.broker_link import Caller, dealer
 from zmqcarla.workers.parent_death import die_with
 from zmqcarla.workers.served_env import ServedEnv, pack_note, pack_reply
@@ -73,6 +77,9 @@ class EnvProcess:
         self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
         self._socket.setsockopt(zmq.RCVTIMEO, int(protocol.HEARTBEAT_S * 1000))
         self._caller = Caller(self._socket, config.broker)
+        self._wear = renewal.EnvWear(config.renew_growth_mib)
+        if config.carried_fd is not None:
+            self._take_up(renewal.take(config.carried_fd))
 
     def run(self) -> NoReturn:
         """Serve until SIGTERM."""
@@ -89,7 +96,7 @@ class EnvProcess:
         """Do what comes until nothing came for HEARTBEAT_S, or commands come over a board from now on."""
         with contextlib.suppress(zmq.Again):
             while self._served.board is None:
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _serve_board(self, board: BoardRow) -> None:
         """Do what stands on the board for HEARTBEAT_S, or until it is gone; then look at the socket.
@@ -102,6 +109,7 @@ class EnvProcess:
             if op == Op.LOOK:
                 self._look(board)
             elif op == Op.RESET and seq > self._seq:
+                self._renew_if_worn(seq)
                 self._seq = self._served.reset_on_board(board, self._row, pack_note, self._error_note)
                 self._reply = []
             if self._served.board is not board:
@@ -110,7 +118,7 @@ class EnvProcess:
                 break
         with contextlib.suppress(zmq.Again):
             while self._served.board is board:
-                self._serve(protocol.receive_frames(self._socket, protocol.NO_WAIT))
+                self._serve(protocol.receive_from_broker(self._socket, protocol.NO_WAIT))
 
     def _step_on(self, board: BoardRow) -> bool:
         """Do steps until something else is asked; False when nothing is, or the socket has waited for long enough."""
@@ -129,12 +137,33 @@ class EnvProcess:
             if board.command()[1] != Op.LOOK:
                 return
             if self._socket.poll(_LOOK_MS):
-                self._serve(protocol.receive_frames(self._socket))
+                self._serve(protocol.receive_from_broker(self._socket))
 
     def _error_note(self, error: Exception) -> bytes:
         if isinstance(error, (SimulatorStartError, SimulatorTimeoutError)):
             self._abandon(error)
         return _describe(error)
+
+    def _renew_if_worn(self, seq: int) -> None:
+        """Before the reset of this number: begin anew when this process has grown too much and its env allows it."""
+        why = self._wear.look()
+        opened = self._served.hand_over() if why else None
+        if opened is None:
+            return
+        _log(f"begins anew before the next episode: {why}")
+        self._page.enter(Phase.RESETTING, self._row, seq)
+        board = self._page.fields["board"].item()
+        self._served.close()
+        self._page.fields["board"] = board  # where the client waits, should this end badly
+        config = dataclasses.replace(self._config, server=self._served.server)
+        renewal.begin_anew(config, renewal.Carried(self._lease_id, self._row, self._seq, opened))
+
+    def _take_up(self, carried: renewal.Carried) -> None:
+        """Go on where the life before stopped."""
+        self._lease_id, self._row, self._seq = carried.lease_id, carried.row, carried.seq
+        self._served.take_over(carried.opened, carried.row, carried.seq)
+        if self._served.board is not None:
+            self._served.board.wake()  # for the reset that stands there, whose bell has rung
 
     def close(self) -> None:
         """Close the env, as at the end of a lease, and the socket."""
@@ -164,9 +193,8 @@ class EnvProcess:
 
     def _serve(self, frames: list[bytes]) -> None:
         try:
-            if len(frames) == 1 and frames[0][:2] == _STEP:
-                lease_id, row, seq, payload = step_frames.read_row_frame(frames[0])
-                self._command(lease_id, row, seq, "step", payload)
+            if frames[0][:2] == _STEP:
+                self._command(*step_frames.read_row_frame(frames[0]))
                 return
             message, payloads = protocol.from_frames(frames)
         except ProtocolError as error:
@@ -174,7 +202,7 @@ class EnvProcess:
             return
         match message:
             case protocol.RowCommand(lease_id, row, seq, op) if len(payloads) == 1 and row >= 0:
-                self._command(lease_id, row, seq, op, payloads[0])
+                self._command(lease_id, row, seq, payloads[0], op)
             case protocol.LeaseEnded(lease_id):
                 if lease_id == self._lease_id:
                     self._end_lease()
@@ -187,7 +215,7 @@ class EnvProcess:
             case _:
                 _log(f"ignored a {message.kind!r} with {len(frames)} frames")
 
-    def _command(self, lease_id: bytes, row: int, seq: int, op: str, payload: bytes) -> None:
+    def _command(self, lease_id: bytes, row: int, seq: int, payload: bytes, op: str = "step") -> None:
         if seq <= 0:
             return
         if lease_id != self._lease_id or row != self._row:
@@ -199,6 +227,8 @@ class EnvProcess:
             return
         elif seq < self._seq:
             return
+        if op == "reset":
+            self._renew_if_worn(seq)
         outcome, answer = self._perform(row, seq, op, payload)
         self._seq = seq
         frame = step_frames.row_frame(step_frames.ROW_REPLY, lease_id, row, seq, answer) if outcome == "ok" else None
@@ -275,12 +305,13 @@ def main(arguments: list[str]) -> int:
         return 2
     config = EnvProcessConfig.from_json(arguments[0])
     die_with(config.supervisor_pid)
-    os.set_inheritable(config.last_words_fd, False)
+    for fd in (config.last_words_fd, config.page_fd):
+        os.set_inheritable(fd, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     signal.signal(signal.SIGTERM, _on_term)
     faulthandler.enable()
     try:
-        process = EnvProcess(config, StatusPage.attach(config.page_fd))
+        process = EnvProcess(config, StatusPage.attach(os.dup(config.page_fd)))
         try:
             process.run()
         finally:

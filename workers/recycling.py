@@ -13,7 +13,6 @@ from typing import Final, Protocol
 _MIB: Final = 1 << 20
 _CARLA_EPISODES: Final = 500
 _WARM_UP_EPISODES: Final = 3
-"""Episodes before the size of a server is taken as what it needs."""
 
 
 class RecycleSettings(Protocol):
@@ -57,10 +56,12 @@ class ServerWear:
 
     Args:
         limits: what it may do.
+        warm_up_episodes: after so many its size is taken as what it needs.
     """
 
-    def __init__(self, limits: RecycleLimits) -> None:
+    def __init__(self, limits: RecycleLimits, warm_up_episodes: int = _WARM_UP_EPISODES) -> None:
         self._limits = limits
+        self._warm_up_episodes = warm_up_episodes
         self._first_rss_bytes: int | None = None
         self._first_vram_bytes: int | None = None
 
@@ -72,7 +73,7 @@ class ServerWear:
             rss_bytes: its main memory.
             vram_bytes: its GPU memory; None where nobody can tell.
         """
-        if episodes >= _WARM_UP_EPISODES:
+        if episodes >= self._warm_up_episodes:
             self._first_rss_bytes = self._first_rss_bytes or rss_bytes
             self._first_vram_bytes = self._first_vram_bytes or vram_bytes
         limits = self._limits

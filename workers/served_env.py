@@ -27,6 +27,7 @@ from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.quarantine import EpisodeGate
+from zmqcarla.workers.renewal import Opened
 from zmqcarla.workers.step_loop import StepLoop
 
 _OURS: Final = "zmqcarla/"
@@ -50,6 +51,8 @@ _TRANSPARENT_WRAPPERS: Final = (
     wrappers.RecordEpisodeStatistics,
     wrappers.TimeLimit,
 )
+_FORGETFUL_WRAPPERS: Final = (wrappers.OrderEnforcing, wrappers.PassiveEnvChecker, wrappers.TimeLimit)
+"""Those that know nothing of the episodes before."""
 
 
 class ServedEnv:
@@ -90,6 +93,9 @@ class ServedEnv:
         self.board: BoardRow | None = None
         self._same_step = False
         self._final_slot = 0
+        self._opened_by: dict[str, Any] = {}
+        self._attached_by: dict[str, Any] | None = None
+        self._attributes: dict[str, Any] = {}
         self._ops: dict[str, Callable[[Any, int, int], Any]] = {
             "step": self._step,
             "reset": self._reset,
@@ -181,6 +187,32 @@ class ServedEnv:
         finally:
             self._detach()
 
+    @property
+    def server(self) -> str | None:
+        """HOST:PORT of the CARLA server, as it is now."""
+        return self._server
+
+    def hand_over(self) -> Opened | None:
+        """What another process needs to go on with the env between two episodes; None where more would be lost."""
+        env = self._env
+        inner: Any = env
+        while type(inner) in _FORGETFUL_WRAPPERS:
+            inner = inner.env
+        give: Callable[[], Any] | None = getattr(inner, "hand_over", None)
+        if env is None or inner is not env.unwrapped or give is None:
+            return None
+        state = give()
+        return None if state is None else Opened(self._opened_by, self._attached_by, self._attributes, state)
+
+    def take_over(self, opened: Opened, row: int, seq: int) -> None:
+        """Open the env that another process has handed over."""
+        self._open(opened.open, row, seq)
+        if opened.attach is not None:
+            self._attach(opened.attach, row, seq)
+        for name, value in opened.attributes.items():
+            self._set_attr({"name": name, "value": value}, row, seq)
+        self._opened().unwrapped.take_over(opened.state)  # type: ignore[attr-defined]
+
     # --- ops: (payload, row, seq) -> reply ---
 
     def _open(self, payload: Any, row: int, seq: int) -> dict[str, Any]:
@@ -191,6 +223,7 @@ class ServedEnv:
         # The checker would only repeat on every worker what its author should run once; vector envs skip it as well.
         env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
         self._env_id = env_id
+        self._opened_by, self._attributes = payload, {}
         self._adopt(env, autoreset)
         return {
             "observation_space": describe(env.observation_space),
@@ -255,13 +288,14 @@ class ServedEnv:
         except (SegmentGoneError, FileNotFoundError):  # another host, or a container with its own /dev/shm
             self._detach()
         self._page.fields["board"] = b"" if self.board is None else self.board.name.encode()
+        self._attached_by = payload
         return {"visible": self._arena is not None}
 
     def _detach(self) -> None:
         arena, self._arena = self._arena, None
         arena_row, self._arena_row = self._arena_row, None
         board, self.board = self.board, None
-        self._bind_out = None
+        self._bind_out = self._attached_by = None
         self._page.fields["board"] = b""
         if arena_row is not None:
             arena_row.close()
@@ -361,6 +395,7 @@ class ServedEnv:
         env = self._opened()
         self._page.enter(Phase.CALLING, row, seq)
         env.set_wrapper_attr(name, value)
+        self._attributes[name] = value
 
     # --- parts ---
 

@@ -109,6 +109,10 @@ class WorkerConfig:
     recycle_vram_growth_mib: int = 2048
     """The same of its GPU memory, where the driver tells it a process."""
 
+    renew_env_growth_mib: int = 4
+    """Growth of the env process's own memory, in MiB since its twentieth episode, at which it begins anew before the
+    next one, on the same server; 0 for never."""
+
     def __post_init__(self) -> None:
         _expect("worker_id", self.worker_id, _SAFE_ID.fullmatch(self.worker_id), "1 to 128 of A-Z a-z 0-9 . _ -")
         choices = ("embedded", "carla", "none")
@@ -118,7 +122,8 @@ class WorkerConfig:
             value = getattr(self, f"{name}_timeout_s")
             _expect(f"{name}_timeout_s", value, value > 0.0, "a number above 0")
         _expect("quality", self.quality, self.quality in QUALITY_LEVELS, f"one of {', '.join(QUALITY_LEVELS)}")
-        for name in ("recycle_episodes", "recycle_rss_growth_mib", "recycle_vram_growth_mib"):
+        growths = ("recycle_rss_growth_mib", "recycle_vram_growth_mib", "renew_env_growth_mib")
+        for name in ("recycle_episodes", *growths):
             _expect(name, getattr(self, name), (getattr(self, name) or 0) >= 0, "0 or more")
         _expect("max_restarts", self.max_restarts, self.max_restarts >= 0, "0 or more")
         _expect("quarantine_deaths", self.quarantine_deaths, self.quarantine_deaths >= 0, "0 or more")
@@ -226,6 +231,12 @@ class EnvProcessConfig:
 
     quarantine: str | None = None
     """File with the episodes that are not begun."""
+
+    renew_growth_mib: int = 0
+    """As renew_env_growth_mib in WorkerConfig."""
+
+    carried_fd: int | None = None
+    """Inherited memfd with what the process's life before has left to this one; None in its first."""
 
     def to_json(self) -> str:
         """The text that `from_json` reads."""

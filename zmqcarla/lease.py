@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import zmq
+from numpy.typing import NDArray
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.errors import (
@@ -30,7 +31,7 @@ from zmqcarla.broker.errors import (
     ProtocolVersionError,
 )
 from zmqcarla.broker_socket import Handshakes, dealer
-from zmqcarla.packed_steps import unpack_answer
+from zmqcarla.packed_steps import read_plain, unpack_answer
 from zmqcarla.step_times import StepTimes
 
 _SLICE_MS: Final = 500
@@ -103,6 +104,10 @@ class RowLease(Protocol):
 
     def wait(self, seq: int, timeout_s: float) -> list[Outcome]:
         """The outcomes of a command, in the order of its rows."""
+        ...
+
+    def wait_steps(self, seq: int, timeout_s: float) -> NDArray[Any] | list[Outcome]:
+        """What `wait` returns; of rows that answered with nothing but numbers, an array of `packed_steps.ANSWER`."""
         ...
 
     def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
@@ -256,7 +261,7 @@ class Lease:
             self._socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
             self._timeout_ms = timeout_ms
         try:
-            return p.receive_frames(self._socket)
+            return p.receive_from_broker(self._socket)
         except zmq.Again:
             return []
 
@@ -274,12 +279,15 @@ class Lease:
         """
         answer = self.wait_any((seq,), timeout_s)
         if answer is None:
-            raise CommandTimeoutError(
-                f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
-                "none; look at `zmqcarla status` and the workers' logs",
-                timeout_s,
-            )
+            raise self._late(seq, timeout_s)
         return answer[1]
+
+    def _late(self, seq: int, timeout_s: float) -> CommandTimeoutError:
+        return CommandTimeoutError(
+            f"expected the answer to command {seq} from {self.num_envs} rows within {timeout_s:g} s, found "
+            "none; look at `zmqcarla status` and the workers' logs",
+            timeout_s,
+        )
 
     def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
         """The first answer to one of several commands: its number and outcomes; None when none came in time.
@@ -287,6 +295,33 @@ class Lease:
         Raises:
             LeaseLostError: the broker ended the lease.
         """
+        answer = self._await(seqs, timeout_s)
+        if answer is None:
+            return None
+        reply, payloads = answer
+        parts = zip(reply.rows, reply.outcomes, payloads, strict=True)
+        return reply.seq, [Outcome(row, kind, unpack_answer(payload)) for row, kind, payload in parts]
+
+    def wait_steps(self, seq: int, timeout_s: float) -> NDArray[Any] | list[Outcome]:
+        """The answers to a packed step of all rows: an array of `packed_steps.ANSWER`, if they are but numbers.
+
+        Raises:
+            CommandTimeoutError: not all rows were settled in time.
+            LeaseLostError: the broker ended the lease.
+        """
+        answer = self._await((seq,), timeout_s)
+        if answer is None:
+            raise self._late(seq, timeout_s)
+        reply, payloads = answer
+        if reply.rows == tuple(range(self.num_envs)) and reply.outcomes.count("ok") == self.num_envs:
+            plain = read_plain(payloads)
+            if plain is not None:
+                return plain
+        parts = zip(reply.rows, reply.outcomes, payloads, strict=True)
+        return [Outcome(row, kind, unpack_answer(payload)) for row, kind, payload in parts]
+
+    def _await(self, seqs: Collection[int], timeout_s: float) -> tuple[p.CommandReply, Sequence[bytes]] | None:
+        """The first answer to one of several commands, as it came."""
         deadline = time.monotonic() + timeout_s
         while True:
             remaining_ms = max(math.ceil((deadline - time.monotonic()) * 1000), 0)
@@ -302,8 +337,7 @@ class Lease:
                 self._unanswered.pop(message.seq, None)
             match message:
                 case p.CommandReply() if message.seq in seqs:
-                    parts = zip(message.rows, message.outcomes, payloads, strict=True)
-                    return message.seq, [Outcome(row, kind, unpack_answer(payload)) for row, kind, payload in parts]
+                    return message, payloads
                 case p.CommandReply() | p.ProbeReply():
                     continue  # a question whose wait was given up
                 case p.LeaseLost():

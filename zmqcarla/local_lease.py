@@ -163,6 +163,10 @@ class LocalLease:
         self._children.tell(row, child)
         return _lost(row, dead)
 
+    def wait_steps(self, seq: int, timeout_s: float) -> list[Outcome]:
+        """What `wait` returns: steps of children are never packed."""
+        return self.wait(seq, timeout_s)
+
     def wait_any(self, seqs: Collection[int], timeout_s: float) -> tuple[int, list[Outcome]] | None:
         """Not for children, which answer one command at a time; `AsyncVectorEnv` refuses first-k before it comes here.
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.protocol import step_frames
 from zmqcarla.shm.action_bytes import ActionBytes
 
+_STEP_HEAD: Final = np.dtype([("mark", "u1"), ("slot", "<u4")])
+"""step_frames.STEP."""
+ANSWER: Final = np.dtype(
+    [("mark", "u1"), ("terminated", "u1"), ("truncated", "u1"), ("reward", "<f8"), ("busy_s", "<f8")]
+)
+"""step_frames.DONE."""
 _MARK: Final = bytes([step_frames.MARK])
 
 
@@ -22,27 +31,32 @@ class StepPacker:
     """
 
     def __init__(self, action_space: spaces.Space[Any], num_envs: int) -> None:
-        self._num_envs = num_envs
-        self._actions = ActionBytes(action_space, num_envs, step_frames.STEP.size)
+        self._actions = actions = ActionBytes(action_space, num_envs, step_frames.STEP.size)
+        heads = np.ndarray((num_envs,), _STEP_HEAD, actions.memory, 0, (actions.row_bytes,))
+        heads["mark"] = step_frames.MARK
+        self._slots: NDArray[np.uint32] = heads["slot"]
 
     def write_all(self, actions: Any, slot: int) -> None:
         """Take the actions of all rows, the tree of the batched action space."""
         self._actions.write_all(actions)
-        for row in range(self._num_envs):
-            self._head(row, slot)
+        self._slots[:] = slot
 
     def write(self, row: int, action: Any, slot: int) -> None:
         """Take one row's action."""
         self._actions.write(row, action)
-        self._head(row, slot)
-
-    def _head(self, row: int, slot: int) -> None:
-        begin = row * self._actions.row_bytes
-        step_frames.STEP.pack_into(self._actions.memory, begin, step_frames.MARK, slot)
+        self._slots[row] = slot
 
     def payload(self, row: int) -> bytes:
         """What was taken for a row."""
         return self._actions.row(row)
+
+
+def read_plain(payloads: Sequence[bytes]) -> NDArray[Any] | None:
+    """The answers to packed steps as one array of ANSWER; None when some carry more than numbers."""
+    if set(map(len, payloads)) != {ANSWER.itemsize}:
+        return None
+    answers: NDArray[Any] = np.frombuffer(b"".join(payloads), ANSWER)
+    return answers if (answers["mark"] == step_frames.MARK).all() else None
 
 
 def unpack_answer(payload: bytes) -> Any:

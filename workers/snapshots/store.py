@@ -106,6 +106,11 @@ class SnapshotStore:
         if not known:
             raise self._unknown(snapshot_id)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether there are any that would be gone with this process, or were and have to be told of."""
+        return bool(self._kept or self._evicted)
+
     def list(self) -> list[dict[str, Any]]:
         """Return what there is, the one used longest ago first; those that only lie in the folder come before."""
         rows = [_row(head, len(data), True) for head, data in self._kept.values()]

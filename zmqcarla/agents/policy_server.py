@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import shutil
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ import zmq
 from numpy.typing import NDArray
 
 from zmqcarla.agents.policy_frames import VERSION, FramesError, pack_message, unpack_head, unpack_step
-from zmqcarla.broker.address import runtime_directory
 from zmqcarla.broker.errors import AddressError
 
 BUS_AGENT: Final = Path(__file__).parent / "bus_agent.py"
@@ -63,8 +63,8 @@ class PolicyServer:
         new_policy: makes the policy of one route.
         sensors: Leaderboard sensor dicts that the policy wants.
         track: of the Leaderboard, `TRACKS`.
-        address: ipc:///absolute/path, or tcp://127.0.0.1:PORT; None for a socket in the user's runtime directory,
-            which nobody else can enter.
+        address: ipc:///absolute/path, or tcp://127.0.0.1:PORT; None for a socket in a new folder, which
+            only this user can enter.
 
     Raises:
         AddressError: the address is open to other hosts, or taken.
@@ -83,7 +83,8 @@ class PolicyServer:
     ) -> None:
         if track not in TRACKS:
             raise ValueError(f"track: expected one of {', '.join(TRACKS)}, found {track!r}")
-        self.address = address or f"ipc://{runtime_directory() / f'policy-{secrets.token_hex(6)}.sock'}"
+        self._folder = None if address else tempfile.mkdtemp(prefix="zmqcarla-policy-")
+        self.address = address or f"ipc://{self._folder}/policy.sock"
         if not self.address.startswith(("ipc:///", "tcp://127.0.0.1:")):
             raise AddressError(
                 f"expected ipc:///absolute/path or tcp://127.0.0.1:PORT, found {self.address!r}: these messages have "
@@ -112,6 +113,8 @@ class PolicyServer:
         self._thread.join(_CLOSE_TIMEOUT_S)
         if self.address.startswith("ipc://"):
             Path(self.address.removeprefix("ipc://")).unlink(missing_ok=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> PolicyServer:
         """Return the server, which serves already."""

@@ -252,7 +252,8 @@ class Crew:
     def _keep(self, job: Job, record: Record) -> None:
         work = self._work
         with self._writing:
-            work.folder.add({"scenario_type": job.scenario, **record}, job.route_id, work.total)
+            whole = {"scenario_type": job.scenario, "losses": list(job.losses), **record}
+            work.folder.add(whole, job.route_id, work.total)
         work.progress.finish(job, record)
 
     def _keep_drive(self, job: Job, drive: Drive, record: Record) -> None:
