@@ -14,7 +14,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-import zmqcarla  # noqa: F401 - registers the envs
+import zmqcarla
+
+gymnasium.register_envs(zmqcarla)
 
 
 def main(routes: str, route: str, maps: str, *roots: str) -> None:
@@ -31,7 +33,7 @@ def main(routes: str, route: str, maps: str, *roots: str) -> None:
     agent = importlib.import_module("leaderboard.autoagents.npc_agent").NpcAgent("127.0.0.1", 0)
     agent.set_global_plan(scenario.gps_route, scenario.route)
     agent.setup("")
-    over = False
+    over, info = False, {}
     while not over:
         wanted = agent.run_step({}, 0.0)
         action = np.array([wanted.steer, wanted.throttle, wanted.brake], np.float32)

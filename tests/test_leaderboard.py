@@ -191,6 +191,29 @@ def test_a_car_that_stands_gets_no_route(settings: dict[str, Any]) -> None:
     env.close()
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_in_the_scenarios_own_code_costs_an_episode_and_no_more(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env: Any = gymnasium.make(ENV_ID, observation="state", **settings).unwrapped
+    observation, _ = env.reset(seed=3)
+    _follow(env, observation, 5)
+
+    def tick_once() -> None:
+        raise RuntimeError("trying to operate on a destroyed actor")
+
+    monkeypatch.setattr(env.episode._scenario.scenario_tree, "tick_once", tick_once)
+    *_, terminated, truncated, info = env.step(np.zeros(3, np.float32))
+    assert truncated
+    assert not terminated
+    assert info["episode_summary"]["status"] == "Failed - Simulation crashed"
+    assert "trying to operate on a destroyed actor" in info["scenario_error"]
+    observation, _ = env.reset(seed=3)
+    assert len(_follow(env, observation, 5)) == 5
+    env.close()
+
+
 def _follow(env: Any, observation: Any, steps: int) -> list[Any]:
     """Drive on from an observation; what came of each step."""
     driver, seen = LaneFollowingDriver(), list[Any]()

@@ -9,7 +9,6 @@ import gymnasium
 import pytest
 from official_evaluators import named
 
-import zmqcarla  # noqa: F401 - registers the envs
 from zmqcarla.demo.driver import LaneFollowingDriver
 from zmqcarla.workers.routes import read_routes
 

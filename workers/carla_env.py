@@ -185,7 +185,7 @@ class CarlaEnv(SnapshotMethods):
             StepFacts(moment.ego, moment.route, moment.events, ending, steering_change, completed_percent)
         )
         terminated = ending is not Ending.NONE
-        truncated = progress.steps >= self.config.max_steps
+        truncated = progress.steps >= self.config.max_steps or bool(episode.broken)
         progress.ending, progress.terms, progress.over = ending.value, terms, terminated or truncated
         if progress.over:
             score.finish()

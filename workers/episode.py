@@ -109,10 +109,12 @@ class Episode:
         programme: the scenarios of the route file; None before the first moment, and where somebody else stages them.
         score: what is counted against the driver.
         failed: whether what drives has given up, where that is not the caller.
+        broken: the traceback of an error in scenarios of others, which cuts the episode; "" for none.
     """
 
     programme: Programme | None = None
     failed = False
+    broken = ""
 
     def __init__(
         self,

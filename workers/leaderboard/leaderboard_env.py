@@ -43,7 +43,8 @@ class LeaderboardEnv(CarlaEnv):
     `info["driving_score"]`, `info["infractions"]` and `info["episode_summary"]` (the route's record of the result file)
     come from the checkout's statistics. An episode of a Leaderboard scenario ends when its behaviour tree ends:
     "route_completed", "off_route", "blocked" or "route_timeout"; a collision ends it only with
-    `terminate_on_collision=True`.
+    `terminate_on_collision=True`. What a checkout's code raises truncates the episode: its traceback is in
+    `info["scenario_error"]`, and the record says "Failed - Simulation crashed" as the evaluators do.
 
     With `driver="agent"` an agent of the Leaderboard drives (see `hosted_agent`) and the action is ignored.
     `info["control"]`, float32 (3,), then says what it did in the form of an action: steer, throttle, which is negative
@@ -144,6 +145,8 @@ class LeaderboardEnv(CarlaEnv):
 
     def _info(self) -> dict[str, Any]:
         info = super()._info()
+        if self.episode is not None and self.episode.broken:
+            info["scenario_error"] = self.episode.broken
         if isinstance(self.episode, OfficialEpisode) and self.episode.agent is not None:
             info["control"] = self.episode.control.copy()
             if self.episode.agent.error:

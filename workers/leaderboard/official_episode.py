@@ -13,6 +13,7 @@ import contextlib
 import gc
 import inspect
 import random
+import traceback
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import carla
 import numpy as np
 from numpy.typing import NDArray
 
-from zmqcarla.broker.errors import SimulatorTimeoutError
+from zmqcarla.broker.errors import SimulatorError, SimulatorTimeoutError
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.criteria.base import Kind, Tick
 from zmqcarla.workers.ego import EgoState, read_ego
@@ -42,6 +43,8 @@ _SENSOR_TICKS: Final = 10
 _BENCH2DRIVE_TICKS: Final = 4000
 """After so many, Bench2Drive's evaluator ends a route with the word below; `max_steps` does so here."""
 _BENCH2DRIVE_WORD: Final = "TickRuntime"
+_BROKEN_WORD: Final = "Simulation crashed"
+"""What the evaluators say of a route on which the scenarios' own code raised."""
 _BUILD_TICKS: Final = 20
 """Every how many ticks the scenarios near the ego are built: a second, as in the Leaderboard."""
 
@@ -163,26 +166,39 @@ class OfficialEpisode(Episode):
         Raises:
             SimulatorTimeoutError: the server does not answer.
         """
-        frame = self._frame
         for _ in range(self._config.frame_skip):
             control = _control_of(action) if self.agent is None else self._ask(self.agent, action)
             if control is None:
                 self._ended = self.failed = True
                 break
-            self.vehicle.apply_control(control)
-            self._checkout.blackboard().set("AV_control", control, overwrite=True)
-            with self._session.answers("the scenario's behaviour tree"):
-                self._scenario.scenario_tree.tick_once()
-            self._judged_ticks += 1
-            if self._scenario.scenario_tree.status != self._checkout.running:
+            try:
+                ended = not self._act(control)
+            except SimulatorError:
+                raise
+            except Exception:  # the route is lost, and nothing else
+                self.broken = traceback.format_exc()
+                self.score.fail(_BROKEN_WORD)
+                break
+            if ended:
                 self._ended = True
                 break
-            frame = self._tick()
         self.control[:] = action
-        if self._is_bench2drive and self._judged_ticks >= _BENCH2DRIVE_TICKS and not self.failed:
+        if self._is_bench2drive and self._judged_ticks >= _BENCH2DRIVE_TICKS and not (self.failed or self.broken):
             self.score.fail(_BENCH2DRIVE_WORD)
-        self.score.ask(self._now(frame))
-        return self._moment(frame)
+        self.score.ask(self._now(self._frame))
+        return self._moment(self._frame)
+
+    def _act(self, control: Any) -> bool:
+        """Apply a control, let the behaviour tree run, and tick; false, and no tick, when the tree has ended."""
+        self.vehicle.apply_control(control)
+        self._checkout.blackboard().set("AV_control", control, overwrite=True)
+        with self._session.answers("the scenario's behaviour tree"):
+            self._scenario.scenario_tree.tick_once()
+        self._judged_ticks += 1
+        if self._scenario.scenario_tree.status != self._checkout.running:
+            return False
+        self._tick()
+        return True
 
     def _ask(self, agent: HostedAgent, action: NDArray[np.float32]) -> Any:
         """Ask the agent once a tick, as the Leaderboard does; None when it fails, which the record then says."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import tempfile
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -89,7 +90,10 @@ class OfficialScore(Score):
         """End the scenario, which adds what is only judged at the end. A second call does nothing."""
         if not self._over:
             self._over = True
-            self._scenario.terminate()
+            try:
+                self._scenario.terminate()
+            except Exception:  # of a scenario that is broken already; the record then lacks what is judged at the end
+                traceback.print_exc()
             self.ask(self._now)
 
     def summary(self, route_length_m: float) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Route:
 class Policy(Protocol):
     """One object of it drives one route."""
 
-    def __call__(self, input_data: dict[str, tuple[int, Any]], timestamp_s: float) -> Sequence[float]:
+    def __call__(self, input_data: dict[str, tuple[int, Any]], timestamp_s: float, /) -> Sequence[float]:
         """Return steer (-1 to 1), throttle (-1 to 1, negative in reverse) and brake (0 to 1).
 
         Args:
