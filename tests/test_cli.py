@@ -19,6 +19,7 @@ import pytest
 from conftest import wait_until
 
 import zmqcarla
+from zmqcarla.broker.protocol import PROTOCOL
 from zmqcarla.lease import ask_status
 
 PORT = 25600
@@ -198,7 +199,7 @@ def test_clean_removes_only_what_is_dead() -> None:
 
 def test_version_names_what_a_bug_report_needs() -> None:
     found = _run("version")
-    for word in ("zmqcarla 0.1.0", "protocol 1", "carla 0.9.16", "gymnasium"):
+    for word in ("zmqcarla 0.1.0", f"protocol {PROTOCOL}", "carla 0.9.16", "gymnasium"):
         assert word in found.stdout
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgpack
 
-from zmqcarla.sim.traffic_managers import GRACE_S, GRACE_WAITS, CueWatch, cue_again
+from zmqcarla.sim.traffic_managers import GRACE_S, GRACE_WAITS, NEW_GRACE_S, CueWatch, cue_again
 
 
 def ticked(*asked: bool, wait_s: float = 0.0) -> CueWatch:
@@ -51,6 +51,17 @@ def test_who_takes_part_or_never_did_is_left_alone() -> None:
     assert not ticked(True, False, False).stuck(1e9)
     assert not ticked().stuck(1e9)
     assert not ticked(False).stuck(1e9)
+
+
+def test_a_new_manager_may_miss_the_first_tick() -> None:
+    for watch in (ticked(), ticked(False)):
+        watch.join()
+        assert not watch.stuck(1e9)
+        watch.tick(20, now_s=20.0)
+        assert not watch.stuck(20.0 + NEW_GRACE_S / 2)
+        assert watch.stuck(20.0 + NEW_GRACE_S)
+        watch.ask(20, now_s=20.1)
+        assert not watch.stuck(1e9)
 
 
 def test_the_cue_is_one_write_of_two_requests() -> None:

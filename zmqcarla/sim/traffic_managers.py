@@ -24,6 +24,8 @@ log = logging.getLogger("zmqcarla.sim")
 # The least and the most that a manager is given, and how many times the longest wait for a question.
 GRACE_S, MOST_GRACE_S = 2.0, 60.0
 GRACE_WAITS = 20.0
+# What a new one is given, of which nobody knows how quick it is.
+NEW_GRACE_S = 10.0
 # How much of the longest wait is forgotten with each question.
 _FORGETS = 0.005
 _ANSWER_S = 2.0
@@ -38,6 +40,7 @@ class CueWatch:
         ticked_s: when it was.
         asked: frame at the manager's last question.
         cured: frame that was cured last.
+        joined: frame of the client's last tick before its newest manager registered; None before there was one.
         wait_s: the longest that the manager's question came after the tick, of late.
     """
 
@@ -46,11 +49,16 @@ class CueWatch:
     ticked_s: float = 0.0
     asked: int = -1
     cured: int = -1
+    joined: int | None = None
     wait_s: float = 0.0
 
     def tick(self, frame: int, now_s: float) -> None:
         """The client has ticked."""
         self.before, self.ticked, self.ticked_s = self.ticked, frame, now_s
+
+    def join(self) -> None:
+        """A manager has registered."""
+        self.joined = self.ticked
 
     def ask(self, frame: int, now_s: float) -> None:
         """The manager has asked for light states; so may a script, but later, and at a state shown without a tick."""
@@ -65,8 +73,11 @@ class CueWatch:
         return min(max(GRACE_S, GRACE_WAITS * self.wait_s), MOST_GRACE_S)
 
     def stuck(self, now_s: float) -> bool:
-        """Whether the manager took part in the tick before the last and for `grace_s` not in the last one."""
-        return self.asked == self.before != -1 and self.cured != self.ticked and now_s - self.ticked_s >= self.grace_s
+        """Whether the manager takes no part in the last tick for long, and did in the one before or is new."""
+        waited_s = now_s - self.ticked_s
+        took_part = self.asked == self.before != -1 and waited_s >= self.grace_s
+        is_new = self.joined == self.before and self.asked < self.ticked and waited_s >= NEW_GRACE_S
+        return self.cured != self.ticked and (took_part or is_new)
 
 
 async def cue_again(host: str, port: int) -> None:

@@ -23,6 +23,7 @@ def register(session: Session, address: list[Any]) -> bool:
         return False
     session.simulation.traffic_managers[port] = host
     session.traffic_manager_ports.add(port)
+    session.cues.join()
     return True
 
 
