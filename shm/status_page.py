@@ -44,8 +44,9 @@ _STATE_PLACE: Final = slice(_STEPS.size, _STEPS.size + _STATE.size)
 PROGRESS: Final = struct.Struct("=QQqQI")
 """steps, since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
-_LOOKS: Final = 4
-"""How often is looked for something whole; one who sleeps while he writes is met again at the next look."""
+_LOOKS: Final = 64
+"""How often is looked for something whole: a process that does nothing but write spoils every second look, and one who
+sleeps while he writes is met again at the next."""
 
 
 class Phase(enum.IntEnum):
@@ -158,8 +159,10 @@ class StatusPage:
         """What was written last, as far as it is whole."""
         for _ in range(_LOOKS):
             copy = self.memory[PROGRESS_PLACE]
+            if copy != self.memory[PROGRESS_PLACE]:
+                continue
             steps, since_ns, row, seq, phase = PROGRESS.unpack(copy)
-            if phase and copy == self.memory[PROGRESS_PLACE]:
+            if phase:
                 age_s = (time.monotonic_ns() - since_ns) / 1e9
                 self._seen = Look(Phase(phase), age_s, row, seq, steps)
                 break
