@@ -95,7 +95,9 @@ def test_no_server_is_left_behind(tmp_path: Path, victim: str) -> None:
             wait_until(lambda: not is_alive(ready.pid), "the env process to end")
         else:
             os.kill(guard, signal.SIGKILL)
+            assert router.receive(p.WorkerLost)[0].reason == "its embedded simulator ended with status -9"
             router.ready(incarnation=2)
+            assert not is_alive(server)  # at once: the next one had its port
         wait_until(lambda: not is_alive(server), "the server to end")
     sweep()
 
