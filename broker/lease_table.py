@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from zmqcarla.broker import admin, commands, matching
+from zmqcarla.broker import admin, commands, heartbeats, matching
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
 from zmqcarla.broker.errors import ProtocolVersionError
@@ -29,7 +29,6 @@ from zmqcarla.broker.records import (
     Request,
     Row,
     RowCommand,
-    Seen,
     Send,
     Terms,
     Worker,
@@ -337,30 +336,16 @@ class LeaseTable:
         return ""
 
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
-        columns = (
-            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes,
-            message.server_vram_bytes, message.growth_bytes_per_h, message.leaks,
-        )  # fmt: skip
-        if any(len(column) != len(message.worker_ids) for column in columns):
-            text = f"expected {len(message.worker_ids)} values in each column of a heartbeat, found other numbers"
-            yield Send(event.peer, p.Rejected(text))
+        wrong = heartbeats.complaint(message)
+        if wrong:
+            yield Send(event.peer, p.Rejected(wrong))
             return
         for index, worker_id in enumerate(message.worker_ids):
             worker = self._workers.get(worker_id)
             if worker is None or worker.supervisor != event.peer:  # the peer reconnected: its old route is dead
                 yield Send(event.peer, p.UnknownWorker(worker_id))
             else:
-                worker.heard_at, worker.restarts = now, message.restarts[index]
-                worker.seen = Seen(
-                    now,
-                    message.phases[index],
-                    message.steps[index],
-                    message.env_rss_bytes[index],
-                    message.server_rss_bytes[index],
-                    message.server_vram_bytes[index],
-                    message.growth_bytes_per_h[index],
-                    message.leaks[index],
-                )
+                heartbeats.take(worker, message, index, now)
 
     def _worker_of(self, worker_id: str, event: Received) -> Worker | None:
         """The worker of that id, for a peer with the key that registered it."""

@@ -23,6 +23,7 @@ from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
 from zmqcarla.workers.health import ServerProbe
 from zmqcarla.workers.recycling import RecycleLimits, ServerWear
+from zmqcarla.workers.step_parts import LatestParts
 from zmqcarla.workers.vitals import Vitals, tree_pids, tree_rss_bytes
 from zmqcarla.workers.vram import VramGauge
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
@@ -52,6 +53,7 @@ class Children:
         self._config = config
         self._broker = broker
         self._page = StatusPage.create()
+        self._parts = LatestParts()
         self._probe = ServerProbe(config.step_timeout_s)
         self._claim: ports.PortClaim | None = None
         self._server: servers.Server | None = None
@@ -218,6 +220,7 @@ class Children:
             restarts=restarts,
             env_rss_bytes=0 if self._env is None else tree_rss_bytes(self._env.pid),
             server_rss_bytes=0 if self._server is None else tree_rss_bytes(self._server.pid),
+            parts_ms=self._parts.look(self._page),
         )
 
     def events(self) -> list[lifecycle.Event]:

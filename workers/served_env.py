@@ -29,6 +29,7 @@ from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.quarantine import EpisodeGate
 from zmqcarla.workers.renewal import Opened
 from zmqcarla.workers.step_loop import StepLoop
+from zmqcarla.workers.step_parts import StepParts
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = (
@@ -234,6 +235,9 @@ class ServedEnv:
 
     def _adopt(self, env: gymnasium.Env[Any, Any], autoreset: str) -> None:
         self._env = env
+        parts = getattr(env.unwrapped, "step_parts", None)
+        if isinstance(parts, StepParts):
+            parts.show_on(self._page)
         self._same_step = autoreset == AUTORESET_SAME_STEP
         self._flatten = make_flatten(env.observation_space)
         fixed = Board.can_hold(env.action_space)
