@@ -187,9 +187,9 @@ class StatusPage:
                 break
         return self._seen
 
-    def tell_parts(self, sums: PartSums) -> None:
-        """Say where the time of the steps went that the page has seen."""
-        self.memory[_PARTS_PLACE] = _PARTS.pack(*sums)
+    def tell_parts(self, steps: int, tick_ns: int, render_ns: int, observe_ns: int) -> None:
+        """Say where the time of the steps went that the page has seen, see `PartSums`."""
+        self.memory[_PARTS_PLACE] = _PARTS.pack(steps, tick_ns, render_ns, observe_ns)
 
     def parts(self) -> PartSums:
         """What was told last, as far as it is whole; a step more or less does no harm in a sum."""

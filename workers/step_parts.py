@@ -7,6 +7,8 @@ env of somebody else tells nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zmqcarla.shm.status_page import PartSums, StatusPage
 
 UNKNOWN_MS = (0.0, 0.0, 0.0)
@@ -16,12 +18,17 @@ class StepParts:
     """The sums of one env; they stand on a status page once the env has been given one."""
 
     def __init__(self) -> None:
-        self.sums = PartSums(0, 0, 0, 0)
-        self._page: StatusPage | None = None
+        self._sums: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self._tell: Callable[[int, int, int, int], None] | None = None
+
+    @property
+    def sums(self) -> PartSums:
+        """Up to now."""
+        return PartSums(*self._sums)
 
     def show_on(self, page: StatusPage) -> None:
         """Go on from what stands there, for the page counts for all envs that a worker ever had."""
-        self._page, self.sums = page, page.parts()
+        self._tell, self._sums = page.tell_parts, page.parts()
 
     def add(self, began_ns: int, ticked_ns: int, read_ns: int, ended_ns: int) -> None:
         """One step more.
@@ -32,15 +39,15 @@ class StepParts:
             read_ns: when the sensors had been read.
             ended_ns: when the observation was there.
         """
-        steps, tick_ns, render_ns, observe_ns = self.sums
-        self.sums = PartSums(
+        steps, tick_ns, render_ns, observe_ns = self._sums
+        self._sums = sums = (
             steps + 1,
             tick_ns + ticked_ns - began_ns,
             render_ns + read_ns - ticked_ns,
             observe_ns + ended_ns - read_ns,
         )
-        if self._page is not None:
-            self._page.tell_parts(self.sums)
+        if self._tell is not None:
+            self._tell(*sums)
 
 
 class LatestParts:
