@@ -16,7 +16,7 @@ import pytest
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
 from zmqcarla.broker.protocol import runtime_directory
-from zmqcarla.workers import ports
+from zmqcarla.workers import ports, servers
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.servers import ServerSpec, launch
 
@@ -210,6 +210,17 @@ def test_a_port_that_was_listened_on_and_is_not_any_more_is_not_ready(claim: por
     assert not server.is_ready()
     with pytest.raises(SimulatorStartError, match=f"did not listen on port {port} within 0 s"):
         server.wait_ready(0.0)
+    server.close()
+
+
+def test_a_stranger_that_stays_is_named(
+    claim: ports.PortClaim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_STRANGER_LEAVES_WITHIN_S", 0.0)
+    port = claim.block.rpc
+    server = launch(ServerSpec("carla", port, carla_root=start_script(tmp_path, "exec sleep 1000")), tmp_path / "log")
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortInUseError, match=f"found pid {os.getpid()}"):
+        server.wait_ready(30.0)
     server.close()
 
 

@@ -209,24 +209,24 @@ class Server:
 
         Raises:
             SimulatorStartError: it has ended.
-            PortInUseError: somebody else listens there, and has not left within five seconds.
+            PortInUseError: somebody else listens there too, or has not left within five seconds.
         """
         port = self.spec.port
         ended = self.poll() is not None
-        listening = ports.is_listening(port)
-        if listening and not ended and self._owns(ports.listener_pid(port)):
-            return True
+        listeners = ports.listener_pids(port) if ports.is_listening(port) else []
+        strangers = [pid for pid in listeners if not self._owns(pid)]
+        came_up = len(strangers) < len(listeners)
         now = time.monotonic()
-        since = self._stranger_since = (self._stranger_since or now) if listening else None
-        if since is not None and (ended or now - since > _STRANGER_LEAVES_WITHIN_S):
+        since = self._stranger_since = (self._stranger_since or now) if strangers else None
+        if since is not None and (ended or came_up or now - since > _STRANGER_LEAVES_WITHIN_S):
             raise PortInUseError(
                 f"expected our {self.spec.simulator} simulator (session {self.pid}) on port {port}, found "
-                f"{ports.port_owner(port)}; choose another --port or end that process",
+                f"{ports.owner_name(strangers[0], port)}; choose another --port or end that process",
                 port,
             )
         if ended:
             raise self.ended_error()
-        return False
+        return came_up
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until the server listens on its RPC port.
