@@ -47,6 +47,7 @@ PROGRESS: Final = struct.Struct("=QQqQI")
 PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
 _PARTS: Final = struct.Struct("=QQQQ")
 _PARTS_PLACE: Final = slice(_PAGE.itemsize - _PARTS.size, _PAGE.itemsize)
+_SERVER_POLL_S: Final = 0.02
 _LOOKS: Final = 64
 """How often is looked for something whole: a process that does nothing but write spoils every second look, and one who
 sleeps while he writes is met again at the next."""
@@ -173,6 +174,15 @@ class StatusPage:
         """HOST:PORT of the server that came up last."""
         address: bytes = self.fields["server"].item()
         return address.decode()
+
+    def wait_for_server(self, serial: int, timeout_s: float) -> bool:
+        """As an env process, wait until a server has come up after that of this number; whether one has, in time."""
+        deadline = time.monotonic() + timeout_s
+        while self.fields["server_serial"].item() == serial:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_SERVER_POLL_S)
+        return True
 
     def look(self) -> Look:
         """What was written last, as far as it is whole."""

@@ -169,6 +169,7 @@ class Children:
             rendering=config.rendering,
             env_patterns=config.env_patterns,
             quarantine=str(self.quarantine),
+            recycle_timeout_s=config.recycle_timeout_s,
             renew_growth_mib=config.renew_env_growth_mib,
         )
         self._page.fields["incarnation"] = incarnation
