@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from zmqcarla.broker import admin, commands, heartbeats, matching
+from zmqcarla.broker import admin, commands, heartbeats, matching, returning
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
 from zmqcarla.broker.errors import ProtocolVersionError
@@ -33,7 +33,6 @@ from zmqcarla.broker.records import (
     Send,
     Terms,
     Worker,
-    died_unseen,
     news,
 )
 from zmqcarla.broker.statistics import pool_values
@@ -186,17 +185,7 @@ class LeaseTable:
         rows = [Row(name) for name in message.workers]
         terms = Terms(message.env_id, message.simulator, message.gpu)
         lease = self._new_lease(message.lease_id, user, terms, rows, message.ttl_s, now)
-        for row, entry in enumerate(rows):
-            worker = self._workers.get(entry.worker_id)
-            if worker is None:
-                entry.unconfirmed = True
-            elif worker.lease_id in (b"", message.lease_id):
-                entry.unconfirmed = worker.state != "ready"
-                if worker.state == "ready" and not worker.lease_id:  # a new process: the one with the env has died
-                    entry.untold_loss = died_unseen(worker)
-                worker.serve(message.lease_id, row)
-            else:
-                entry.gone = news(entry.worker_id, "it was leased to another client", 0, worker.restarts)
+        returning.take_rows(lease, self._workers)
         return lease
 
     def _place(self, worker: Worker) -> tuple[Lease, Row] | None:
@@ -353,7 +342,7 @@ class LeaseTable:
             return
         lease, entry = place
         if entry.unconfirmed and message.lease_id != lease.lease_id:
-            yield from self._tell_unseen_death(lease, entry, worker)
+            yield from returning.tell_unseen_death(lease, entry, worker)
         entry.unconfirmed = False
         held, entry.held = entry.held, None
         # A command under way to the same process was lost with its connection; one that it has done it answers again.
@@ -440,16 +429,6 @@ class LeaseTable:
         if held is not None:
             yield from self._dispatch(lease, row, held)
 
-    def _tell_unseen_death(self, lease: Lease, entry: Row, worker: Worker) -> Iterator[Send]:
-        """A worker that held the row before the broker restarted comes without it: its env process has died since."""
-        held = entry.held
-        if held is None:
-            entry.untold_loss = died_unseen(worker)
-        elif held.op != "rebuild":  # of which the client sends none unless it knows
-            entry.held = None
-            commands.settle(lease, worker.row, held.seq, "lost", died_unseen(worker))
-            yield from commands.finish(lease, held.seq)
-
     # --- time, and keys that end ---
 
     def _clock(self, now: float) -> Iterator[Send]:
@@ -457,7 +436,7 @@ class LeaseTable:
             yield from self._end_lease(lease)
         if now >= self._returns_until:
             for lease in self._leases.values():
-                yield from self._give_up_unconfirmed(lease)
+                yield from returning.give_up_unconfirmed(lease, self._workers)
         for worker in self._workers.values():
             if worker.lease_id and worker.lease_id not in self._leases and now >= self._returns_until:
                 yield Send(worker.env_process, p.LeaseEnded(worker.lease_id))
@@ -471,16 +450,6 @@ class LeaseTable:
         for peer, order in admin.pursue(self._workers.values(), settled=now >= self._returns_until):
             yield Send(peer, order)
         yield from self._serve_queue(now)
-
-    def _give_up_unconfirmed(self, lease: Lease) -> Iterator[Send]:
-        for row, entry in enumerate(lease.rows):
-            if not entry.unconfirmed or entry.worker_id in self._workers:
-                continue
-            entry.unconfirmed, entry.held = False, None
-            entry.gone = news(entry.worker_id, "it has not come back since the broker restarted", 0, 0)
-            for seq in list(lease.pending):
-                if commands.settle(lease, row, seq, "gone", entry.gone):
-                    yield from commands.finish(lease, seq)
 
     def _revoked(self, user: str, now: float) -> Iterator[Send]:
         """End the leases, requests and workers of a key."""

@@ -33,9 +33,10 @@ from zmqcarla.shm.board import Op
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import renewal
+from zmqcarla.workers.answers import pack_note, pack_reply
 from zmqcarla.workers.broker_link import Caller, dealer
 from zmqcarla.workers.parent_death import die_with
-from zmqcarla.workers.served_env import ServedEnv, pack_note, pack_reply
+from zmqcarla.workers.served_env import ServedEnv
 from zmqcarla.workers.worker_config import EnvProcessConfig
 
 _LAST_WORDS_BYTES: Final = 4000  # below PIPE_BUF, so that the write never blocks

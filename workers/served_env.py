@@ -16,16 +16,17 @@ from typing import Any, Final
 import gymnasium
 from gymnasium import wrappers
 
-from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, SimulatorStartError, UnserialisableError
-from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack, step_frames
+from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, SimulatorStartError
+from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, step_frames
 from zmqcarla.shm.action_bytes import ActionBytes
 from zmqcarla.shm.arena import Arena, ArenaRow
-from zmqcarla.shm.board import NOTE_BYTES, Board, NoteTooLongError, Result
+from zmqcarla.shm.board import Board, Result
 from zmqcarla.shm.board_row import BoardRow
 from zmqcarla.shm.layout import make_flatten
 from zmqcarla.shm.segment import SegmentGoneError
 from zmqcarla.shm.spaces import describe
 from zmqcarla.shm.status_page import Phase, StatusPage
+from zmqcarla.workers.answers import is_sendable, pack_rest
 from zmqcarla.workers.quarantine import EpisodeGate
 from zmqcarla.workers.renewal import Opened
 from zmqcarla.workers.step_loop import StepLoop
@@ -232,7 +233,7 @@ class ServedEnv:
         return {
             "observation_space": describe(env.observation_space),
             "action_space": describe(env.action_space),
-            "metadata": {key: value for key, value in env.metadata.items() if _is_sendable(value)},
+            "metadata": {key: value for key, value in env.metadata.items() if is_sendable(value)},
             "render_mode": env.render_mode,
         }
 
@@ -440,74 +441,8 @@ def _binder(env: gymnasium.Env[Any, Any], views: Sequence[Any]) -> Callable[[int
     return bind
 
 
-def pack_note(info: Any) -> bytes:
-    """The infos of a step or reset on the board.
-
-    Raises:
-        UnserialisableError: the text names the key.
-        NoteTooLongError: they are larger than the board has room for.
-    """
-    try:
-        note = pack(info)
-    except UnserialisableError as error:
-        raise UnserialisableError(str(error).replace("value", "info", 1)) from None
-    if len(note) > NOTE_BYTES:
-        raise NoteTooLongError(
-            f"expected infos of at most {NOTE_BYTES} bytes a step, found {len(note)}: let the env return less, or make "
-            'the vector env with transport="zmq"'
-        )
-    return note
-
-
-def pack_rest(info: Any, inline: Any) -> bytes:
-    """What an answer to a packed step carries beside its numbers.
-
-    Raises:
-        UnserialisableError: the text names the part and the key.
-    """
-    try:
-        return pack([info, inline])
-    except UnserialisableError:
-        _name_culprit({"info": info, "observation": inline})
-        raise
-
-
-def pack_reply(op: str, value: Any) -> bytes:
-    """The payload of an "ok" reply.
-
-    Raises:
-        UnserialisableError: the text names the part of the reply and the key.
-    """
-    try:
-        return pack(value)
-    except UnserialisableError:
-        parts: dict[str, Any] = {}
-        if op == "step":
-            parts = {"info": value[3], "observation": value[4]}
-        elif op in ("reset", "rebuild"):
-            parts = {"info": value["info"], "observation": value["inline"]}
-        _name_culprit(parts)
-        raise
-
-
-def _name_culprit(parts: dict[str, Any]) -> None:
-    for name, part in parts.items():
-        try:
-            pack(part)
-        except UnserialisableError as error:
-            raise UnserialisableError(str(error).replace("value", name, 1)) from None
-
-
 def _fields(payload: Any, op: str, *names: str) -> list[Any]:
     try:
         return [payload[name] for name in names]
     except (TypeError, KeyError):
         raise ProtocolError(f"expected {{{', '.join(names)}}} in the payload of {op!r}, found {payload!r}") from None
-
-
-def _is_sendable(value: Any) -> bool:
-    try:
-        pack(value)
-    except UnserialisableError:
-        return False
-    return True

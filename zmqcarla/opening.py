@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from zmqcarla.broker.errors import WorkerLostError
 from zmqcarla.contract import check_same_spaces
 from zmqcarla.lease import Outcome, RowLease
+from zmqcarla.shm.spaces import build
 
 _ATTEMPTS: Final = 3
 
@@ -46,7 +48,6 @@ def open_all(
         The answer of each row: spaces, metadata and render mode.
 
     Raises:
-        SpaceMismatchError: the envs differ in their spaces.
         WorkerLostError: a worker died again and again.
     """
     answers: dict[int, dict[str, Any]] = {}
@@ -58,7 +59,15 @@ def open_all(
         answers.update({outcome.row: outcome.payload for outcome in outcomes if outcome.kind == "ok"})
         rows = [outcome.row for outcome in outcomes if outcome.kind == "lost"]
         if not rows:
-            in_order = [answers[row] for row in range(len(payloads))]
-            check_same_spaces(in_order)
-            return in_order
+            return [answers[row] for row in range(len(payloads))]
     raise WorkerLostError(f"rows {rows} were lost {_ATTEMPTS} times while their envs were made: {outcomes}")
+
+
+def common_spaces(answers: Sequence[dict[str, Any]]) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+    """The observation and the action space that all rows have.
+
+    Raises:
+        SpaceMismatchError: the envs differ in their spaces.
+    """
+    check_same_spaces(answers)
+    return build(answers[0]["observation_space"]), build(answers[0]["action_space"])

@@ -42,13 +42,12 @@ from zmqcarla.contract import (
 from zmqcarla.first_k import FirstK, Received
 from zmqcarla.infos import batch_infos, joined
 from zmqcarla.lease import Outcome, RowLease
-from zmqcarla.opening import open_all, open_payloads
+from zmqcarla.opening import common_spaces, open_all, open_payloads
 from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
 from zmqcarla.rows import Rows, Transport
 from zmqcarla.shm.arena import DEFAULT_SLOTS, Arena
 from zmqcarla.shm.ring import SlotRing
-from zmqcarla.shm.spaces import build
 from zmqcarla.snapshots import SnapshotCalls
 
 DEFAULT_TIMEOUT_S: Final = 600.0
@@ -104,7 +103,7 @@ class VectorEnv(SnapshotCalls):
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
             self._states = RowStates(self.num_envs, self.autoreset_mode)
-            self._set_up(open_payloads(env_id, env_kwargs, self.num_envs, self.autoreset_mode), transport, slots)
+            self._set_up(self._open_payloads(env_id, env_kwargs), transport, slots)
         except BaseException:
             self.close()
             raise
@@ -123,9 +122,11 @@ class VectorEnv(SnapshotCalls):
         self._first_k = FirstK(self._rows, self._ring, self.single_action_space, self._states, self._ends)
         self._abandoned = AbandonedCall(self._rows, self._states, self._ring)
 
+    def _open_payloads(self, env_id: str, env_kwargs: Any) -> list[dict[str, Any]]:
+        return open_payloads(env_id, env_kwargs, self.num_envs, self.autoreset_mode)
+
     def _take_spaces(self, answers: list[dict[str, Any]]) -> None:
-        self.single_observation_space = build(answers[0]["observation_space"])
-        self.single_action_space = build(answers[0]["action_space"])
+        self.single_observation_space, self.single_action_space = common_spaces(answers)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
