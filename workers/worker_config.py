@@ -109,7 +109,7 @@ class WorkerConfig:
     recycle_vram_growth_mib: int = 2048
     """The same of its GPU memory, where the driver tells it a process."""
 
-    renew_env_growth_mib: int = 4
+    renew_env_growth_mib: int = 3
     """Growth of the env process's own memory, in MiB since its twentieth episode, at which it begins anew before the
     next one, on the same server; 0 for never."""
 
