@@ -33,9 +33,10 @@ class Connection(asyncio.Protocol):
     """One client connection. Requests are answered in order.
 
     Two things make a request wait. A tick waits for announced subscriptions, so that a sensor's first frame is not
-    missed. And after a tick that directly follows a batch everything waits until the sensors' messages are out: that
-    pair is what `apply_batch_sync(commands, True)` sends, which holds the client's GIL until the observer's message is
-    in; a sensor message that comes earlier would block one of the client's few network threads in a Python callback.
+    missed. And after a tick that directly follows a script's batch everything waits until the sensors' messages are
+    out: that pair is what `apply_batch_sync(commands, True)` sends, which holds the client's GIL until the observer's
+    message is in; a sensor message that comes earlier would block one of the client's few network threads in a Python
+    callback. A Traffic Manager sends a batch once a tick too, but nobody holds the GIL meanwhile.
     """
 
     def __init__(self, server: "Server") -> None:
@@ -103,7 +104,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(answer(METHODS, self.session, request))
         if ticks:
             self._server.ticked(late=self._after_batch)
-        self._after_batch = request.method == "apply_batch"
+        self._after_batch = request.method == "apply_batch" and not self._is_managers()
+
+    def _is_managers(self) -> bool:
+        return self.session.cues.drive() and bool(self.session.traffic_manager_ports)
 
     def resume(self) -> None:
         """What the held request waited for is there, or late; or what another waited for, then it waits on."""
