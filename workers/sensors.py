@@ -141,9 +141,7 @@ class SensorRig:
     is something to wait for before the collisions are counted.
     """
 
-    def __init__(
-        self, world: carla.World, library: Any, vehicle: carla.Vehicle, specs: Sequence[SensorSpec]
-    ) -> None:
+    def __init__(self, world: carla.World, library: Any, vehicle: carla.Vehicle, specs: Sequence[SensorSpec]) -> None:
         """Spawn and start them; those that were spawned are destroyed again when one cannot be.
 
         Args:

@@ -123,7 +123,6 @@ class Traffic:
             state: from `get_state`, with the ids of this world.
             born: ids of those that are new to the Traffic Manager.
         """
-        world = self._session.world
         self._parked, self._walkers = list(state["parked"]), list(state["walkers"])
         self._vehicles = self._actors(state["vehicles"])
         new = [vehicle for vehicle in self._vehicles if int(vehicle.id) in born]

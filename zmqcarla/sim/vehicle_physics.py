@@ -221,6 +221,6 @@ class Model:
 
 @cache
 def as_built(blueprint: Blueprint) -> tuple[list[Any], Model]:
-    """Control and model of a vehicle as it leaves the factory, made once for each of the library's; not to be changed."""
+    """Control and model of a vehicle as it leaves the factory, made once a blueprint; not to be changed."""
     control = default_control(blueprint)
     return control, Model.compile(control, blueprint)
