@@ -420,7 +420,7 @@ class Episode:
     def _spawn(self, places: Sequence[Any]) -> int:
         """Spawn the ego at the first of the places that is free and return its index."""
         world = self._session.world
-        blueprint = world.get_blueprint_library().find(EGO_BLUEPRINT)
+        blueprint = self._session.blueprints.find(EGO_BLUEPRINT)
         blueprint.set_attribute("role_name", "hero")
         for index, place in enumerate(places):
             with self._session.answers("spawn_actor"):
@@ -446,7 +446,7 @@ def sensor_rig(session: Session, config: CarlaEnvConfig, vehicle: Any) -> Sensor
     if config.render_mode is not None:
         (chase,) = parse_sensors([chase_view(*config.image_size)], config.delta_s, ())
         specs += (replace(chase, id=CHASE),)
-    return SensorRig(session.world, vehicle, specs)
+    return SensorRig(session.world, session.blueprints, vehicle, specs)
 
 
 def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:
