@@ -44,17 +44,17 @@ def test_the_agent_is_named_by_arguments_or_the_environment(monkeypatch: pytest.
 def test_a_file_is_an_agent_of_the_leaderboard_and_a_class_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZMQCARLA_AGENT", "")
     monkeypatch.setenv("ZMQCARLA_AGENT_CONFIG", "")
-    chosen = choose_driver(str(AGENT), "drive")
+    chosen = choose_driver(str(AGENT), "drive", 9.0)
     assert (chosen.new_driver, chosen.env_id, chosen.settings) == (HostedDriver, ENV_ID, {"driver": "agent"})
     assert os.environ["ZMQCARLA_AGENT"] == str(AGENT)
     assert os.environ["ZMQCARLA_AGENT_CONFIG"] == "drive"
-    driver = choose_driver("route_agents:Stander", "")
+    driver = choose_driver("route_agents:Stander", "", 9.0)
     assert driver.env_id == ""
     assert isinstance(driver.new_driver(), AgentDriver)
     with pytest.raises(ValueError, match="only a Leaderboard agent's file takes one"):
-        choose_driver("route_agents:Stander", "drive")
+        choose_driver("route_agents:Stander", "drive", 9.0)
     with pytest.raises(ValueError, match="found none at"):
-        choose_driver("nowhere.py", "")
+        choose_driver("nowhere.py", "", 9.0)
 
 
 # --- with them ---

@@ -110,9 +110,11 @@ class Episode:
         score: what is counted against the driver.
         failed: whether what drives has given up, where that is not the caller.
         broken: the traceback of an error in scenarios of others, which cuts the episode; "" for none.
+        save_name: of the route, which Bench2Drive's agents are told; None where it is none of theirs.
     """
 
     programme: Programme | None = None
+    save_name: str | None = None
     failed = False
     broken = ""
 

@@ -107,15 +107,7 @@ class LeaderboardEnv(CarlaEnv):
             self.own_server = OwnServer(self.config, draws=True)  # what the agent sees is known at the reset only
 
     def global_plan(self) -> dict[str, Any]:
-        """Return the plan of the running episode's route, as the Leaderboard gives it to an agent before thinning it.
-
-        Returns:
-            "gps": a list of [latitude deg, longitude deg, altitude m]; "world": of [x, y, z in metres, pitch, yaw, roll
-            in degrees]; "options": of the numbers of their `RoadOption`. All are as long as the route has points.
-
-        Raises:
-            gymnasium.error.ResetNeeded: no episode is running.
-        """
+        """Return the plan that the checkout made; see `CarlaEnv.global_plan`."""
         if not isinstance(self.episode, OfficialEpisode):
             raise gymnasium.error.ResetNeeded("expected reset() before global_plan(), found no running episode")
         return self.episode.global_plan()
