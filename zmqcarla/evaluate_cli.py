@@ -77,7 +77,7 @@ def evaluate(
     max_steps: Annotated[int, typer.Option(help="steps of 0.05 s after which a route is cut", min=1)] = 100_000,
     seed: Annotated[int, typer.Option(help="of the first route")] = 0,
     retries: Annotated[int, typer.Option(help="new attempts at a route after a lost worker", min=0)] = 2,
-    agent_timeout_s: Annotated[float, typer.Option(help="an agent that takes longer over one step fails")] = 300.0,
+    agent_timeout_s: Annotated[float, typer.Option(help="longest time for an agent's set-up and a step")] = 300.0,
     simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
     gpus: Annotated[str, typer.Option(help="GPU numbers of a private pool's workers, e.g. 0,0,1,1")] = "",
@@ -86,7 +86,7 @@ def evaluate(
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
     from zmqcarla.evaluate.benchmark import merged
     from zmqcarla.evaluate.drivers import OwnProcess, choose_driver
-    from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
+    from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool, hosting
     from zmqcarla.evaluate.report import write_report
     from zmqcarla.evaluate.results import ResultFolder, write_json
     from zmqcarla.evaluate.run import Evaluation, results_table
@@ -119,7 +119,8 @@ def evaluate(
         # Worker processes inherit it: there the towns are found by their names.
         os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
     options = {"simulator": what, "map": town_maps[chosen[0].town], "carla_root": carla_root, "gpus": gpu_list(gpus)}
-    private = PrivatePool(lambda: LocalPool(workers, worker=WORKER, **options)) if address is None else None
+    worker = WORKER | (hosting(agent_timeout_s) if driver.env_id else {})
+    private = PrivatePool(lambda: LocalPool(workers, worker=worker, **options)) if address is None else None
     try:
         evaluation = Evaluation(
             jobs=[_job(index, spec) for index, spec in enumerate(chosen)],

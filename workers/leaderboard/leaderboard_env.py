@@ -71,6 +71,7 @@ class LeaderboardEnv(CarlaEnv):
         driver: Literal["policy", "agent"] = "policy",
         agent_file: str | None = None,
         agent_config: str | None = None,
+        agent_timeout_s: float = 300.0,
         **settings: Any,
     ) -> None:
         """Check the settings and find the checkouts; no process is started yet.
@@ -86,6 +87,8 @@ class LeaderboardEnv(CarlaEnv):
             driver: "policy" applies the action, "agent" what the agent says.
             agent_file: its Python file; None reads ZMQCARLA_AGENT.
             agent_config: what its `setup` gets; None reads ZMQCARLA_AGENT_CONFIG.
+            agent_timeout_s: longest time for its set-up and for one call, in which Python is interrupted; in the
+                program's main thread only.
             **settings: as for `CarlaEnv`, but for what the scenarios decide themselves.
 
         Raises:
@@ -100,7 +103,9 @@ class LeaderboardEnv(CarlaEnv):
         self._traffic_manager_seed = traffic_manager_seed
         if driver not in ("policy", "agent"):
             raise ValueError(f'driver: expected "policy" or "agent", found {driver!r}')
-        self._agent = AgentCode.find(agent_file, agent_config) if driver == "agent" else None
+        if not agent_timeout_s > 0.0:
+            raise ValueError(f"agent_timeout_s: expected more than 0 s, found {agent_timeout_s!r}")
+        self._agent = AgentCode.find(agent_file, agent_config, agent_timeout_s) if driver == "agent" else None
         super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
         if self._agent is not None:
             self._control = _to_be_filled

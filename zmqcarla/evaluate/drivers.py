@@ -96,7 +96,7 @@ def choose_driver(agent: str, agent_config: str, timeout_s: float, own: OwnProce
         agents = ProcessAgents(path, config, own.python, checkout_folders(), own.logs, timeout_s)
         return Chosen(agents, settings=agents.settings)
     os.environ["ZMQCARLA_AGENT"], os.environ["ZMQCARLA_AGENT_CONFIG"] = str(path), config
-    return Chosen(HostedDriver, LEADERBOARD, {"driver": "agent"})
+    return Chosen(HostedDriver, LEADERBOARD, {"driver": "agent", "agent_timeout_s": timeout_s})
 
 
 def checkout_folders() -> tuple[str, ...]:
