@@ -111,11 +111,13 @@ class Episode:
         score: what is counted against the driver.
         failed: whether what drives has given up, where that is not the caller.
         broken: the traceback of an error in scenarios of others, which cuts the episode; "" for none.
+        save_name: of the route, which Bench2Drive's agents are told; None where it is none of theirs.
         ticked_ns: when the last tick before the newest moment was done, of the monotonic clock.
         read_ns: when its sensors had been read.
     """
 
     programme: Programme | None = None
+    save_name: str | None = None
     failed = False
     broken = ""
     ticked_ns = read_ns = 0

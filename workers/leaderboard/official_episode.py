@@ -119,10 +119,10 @@ class OfficialEpisode(Episode):
             self.programme = Programme(Stage(session, self.scene.route, config.delta_s), (), 0)  # theirs is another
             names = _names(spec)
             self.score: OfficialScore = OfficialScore(checkout, self._scenario, names)
+            # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
+            self.save_name = names["save_name"] if self._is_bench2drive else None
             if agent is not None:
-                # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
-                save_name = names["save_name"] if self._is_bench2drive else None
-                self.agent = HostedAgent(agent, session, self._scenario, save_name)
+                self.agent = HostedAgent(agent, session, self._scenario, self.save_name)
             checkout.game_time.restart()
             with session.answers("spawn_actor"):
                 self.sensors = sensor_rig(session, config, self.vehicle)
