@@ -63,7 +63,7 @@ class BoardRow:
         self._schema = 0  # whose text stands on the board
         self._keys: tuple[str, ...] | None = None  # of the last info, when it was numbers of these types and no more
         self._types: tuple[type, ...] = ()
-        self._pack_numbers: Callable[..., None]
+        self._pack_numbers: Callable[..., None] = functools.partial(struct.pack_into, "", self._memory, 0)
         offset_bytes = board.row_offset_bytes(row)
         self.action: Callable[[], Any] = board.action_reader(row)
         self.wait: Callable[[float], bool] = self._go.wait
@@ -126,8 +126,16 @@ class BoardRow:
 
     def close(self) -> None:
         """Let go of board and bells."""
-        del self.action, self.wait, self.take_ring, self.command, self.put_answer, self.rings, self._memory
-        self._pack_numbers = struct.pack  # lets go of the memory
+        del (
+            self.action,
+            self.wait,
+            self.take_ring,
+            self.command,
+            self.put_answer,
+            self.rings,
+            self._pack_numbers,
+            self._memory,
+        )
         for bell in (self._go, *self._done):
             bell.close()
         self._board.close()
