@@ -9,6 +9,7 @@ The parts: `session` (the server), `episode` (actors and route), `observation`, 
 from __future__ import annotations
 
 import dataclasses
+import platform
 import time
 import warnings
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, SimulatorError
 from zmqcarla.workers.actions import action_space, checked_table, make_control
+from zmqcarla.workers.agent_calls import plan_of
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import CHASE, Episode, Moment
@@ -290,6 +292,42 @@ class CarlaEnv(SnapshotMethods):
     def lane_lines(self) -> list[NDArray[np.float64]]:
         """Return the centre line of every lane of the map, for drawing: float64 (k, 2) each, metres, world frame."""
         return self._open().graph.lines()
+
+    def global_plan(self) -> dict[str, Any]:
+        """Return the plan of the running episode's route, as the Leaderboard gives it to an agent before thinning it.
+
+        Returns:
+            "gps": a list of [latitude deg, longitude deg, altitude m]; "world": of [x, y, z in metres, pitch, yaw, roll
+            in degrees]; "options": of the numbers of their `RoadOption`. All are as long as the route has points.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode is running.
+        """
+        if self.episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before global_plan(), found no running episode")
+        return plan_of(self.episode.scene.route, self._open().map, self.moment.ego.position_m[2])
+
+    def agent_briefing(self) -> dict[str, Any]:
+        """Return what an agent in a process of its own is told at the start of the running episode.
+
+        Returns:
+            What `global_plan` returns; "save_name": of the route, None where its agents are not told one; "sensors":
+            the setting of this name; "frame": the world's at this moment; "machine", "host", "port": of the simulator,
+            as this process reaches it.
+        """
+        session = self._open()
+        host, port = session.address
+        return {
+            **self.global_plan(),
+            "save_name": None if self.episode is None else self.episode.save_name,
+            "sensors": None if self.config.sensors is None else [dict(sensor) for sensor in self.config.sensors],
+            "frame": int(session.world.get_snapshot().frame),
+            **{"machine": platform.node(), "host": host, "port": port},
+        }
+
+    def open_drive(self) -> str:
+        """Return the map of the server as OpenDRIVE text."""
+        return str(self._open().map.to_opendrive())
 
     def _observation(self) -> Observation:
         out, self._out = self._out, None

@@ -111,11 +111,13 @@ class Episode:
         score: what is counted against the driver.
         failed: whether what drives has given up, where that is not the caller.
         broken: the traceback of an error in scenarios of others, which cuts the episode; "" for none.
+        save_name: of the route, which Bench2Drive's agents are told; None where it is none of theirs.
         ticked_ns: when the last tick before the newest moment was done, of the monotonic clock.
         read_ns: when its sensors had been read.
     """
 
     programme: Programme | None = None
+    save_name: str | None = None
     failed = False
     broken = ""
     ticked_ns = read_ns = 0
@@ -420,7 +422,7 @@ class Episode:
     def _spawn(self, places: Sequence[Any]) -> int:
         """Spawn the ego at the first of the places that is free and return its index."""
         world = self._session.world
-        blueprint = world.get_blueprint_library().find(EGO_BLUEPRINT)
+        blueprint = self._session.blueprints.find(EGO_BLUEPRINT)
         blueprint.set_attribute("role_name", "hero")
         for index, place in enumerate(places):
             with self._session.answers("spawn_actor"):
@@ -446,7 +448,7 @@ def sensor_rig(session: Session, config: CarlaEnvConfig, vehicle: Any) -> Sensor
     if config.render_mode is not None:
         (chase,) = parse_sensors([chase_view(*config.image_size)], config.delta_s, ())
         specs += (replace(chase, id=CHASE),)
-    return SensorRig(session.world, vehicle, specs)
+    return SensorRig(session.world, session.blueprints, vehicle, specs)
 
 
 def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:

@@ -115,7 +115,7 @@ class WorkerConfig:
     recycle_timeout_s: float = RECYCLE_TIMEOUT_S
     """How long an env process waits for the server that replaces one; then it ends, and both are started anew."""
 
-    renew_env_growth_mib: int = 4
+    renew_env_growth_mib: int = 3
     """Growth of the env process's own memory, in MiB since its twentieth episode, at which it begins anew before the
     next one, on the same server; 0 for never."""
 
