@@ -13,6 +13,7 @@ import contextlib
 import gc
 import inspect
 import random
+import time
 import traceback
 from dataclasses import replace
 from typing import Any, Final
@@ -107,6 +108,8 @@ class OfficialEpisode(Episode):
         try:
             names = _names(spec)
             self.score: OfficialScore = OfficialScore(checkout, names)
+            # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
+            self.save_name = names["save_name"] if self._is_bench2drive else None
             random.seed(int(rng.integers(2**32)))
             np.random.seed(int(rng.integers(2**32)))
             self._prepare_world(spec.town, traffic_manager_seed)
@@ -121,9 +124,7 @@ class OfficialEpisode(Episode):
             self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
             self.programme = Programme(Stage(session, self.scene.route, config.delta_s), (), 0)  # theirs is another
             if agent is not None:
-                # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
-                save_name = names["save_name"] if self._is_bench2drive else None
-                self.agent = HostedAgent(agent, session, self._scenario, save_name)
+                self.agent = HostedAgent(agent, session, self._scenario, self.save_name)
             checkout.game_time.restart()
             with session.answers("spawn_actor"):
                 self.sensors = sensor_rig(session, config, self.vehicle)
@@ -301,9 +302,11 @@ class OfficialEpisode(Episode):
         )
 
     def _moment(self, frame: int) -> Moment:
+        self.ticked_ns = time.monotonic_ns()
         x_m, y_m, _ = self._ego.position_m
         place = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
         readings, hits = self.sensors.read(frame, self._config.timeout)
+        self.read_ns = time.monotonic_ns()
         completed = self.score.completion_percent
         arrived = self._ended and completed >= 100.0
         place = replace(place, completion_percent=completed, arrived=arrived)
