@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Evaluator:
         return self.leaderboard / "leaderboard/autoagents/npc_agent.py"
 
     def run(
-        self, routes: Path, route: str, out: Path, port: int, seed: int | None = None, **environment: str
+        self, routes: Path, route: str, out: Path, port: int, environment: Mapping[str, str], seed: int | None = None
     ) -> dict[str, Any]:
         """Evaluate the npc agent on one route and return what is in the result file.
 
@@ -61,8 +62,8 @@ class Evaluator:
             route: id of the route in it.
             out: takes log and result.
             port: of the server.
-            seed: None for a run by the wall clock.
             environment: further variables.
+            seed: None for a run by the wall clock.
         """
         agents = named("ZMQCARLA_CARLA_PYTHONAPI") / "carla"
         out.mkdir(parents=True, exist_ok=True)

@@ -68,9 +68,9 @@ def test_the_leaderboards_evaluator_completes_a_route_and_scores_it_as_the_env_d
 ) -> None:
     """By the wall clock their nine scenarios are built at other ticks each time, which changes the traffic's speed."""
     evaluator = leaderboard()
-    monkeypatch.setenv("ZMQCARLA_MAPS", str(town_maps))
+    monkeypatch.setenv("ZMQCARLA_MAPS", str(town_maps))  # of the simulator
     with running_sim("--map", "Town10HD") as port:
-        theirs = _record_of(evaluator.run(ROUTES, "0", tmp_path, port, seed))
+        theirs = _record_of(evaluator.run(ROUTES, "0", tmp_path, port, {}, seed))
     ours = _hosted(evaluator, ROUTES, "0", town_maps)
     assert theirs["status"] == ours["status"] == "Completed"
     if seed is not None:
@@ -92,7 +92,7 @@ def test_bench2drives_evaluator_starts_the_simulator_and_scores_a_route_as_the_e
         "IS_BENCH2DRIVE": "True",
         "SAVE_PATH": str(tmp_path / "saved"),
     }
-    theirs = _record_of(evaluator.run(routes, BENCH2DRIVE_ROUTE, tmp_path, free_port(), **further))
+    theirs = _record_of(evaluator.run(routes, BENCH2DRIVE_ROUTE, tmp_path, free_port(), further))
     ours = _hosted(evaluator, routes, BENCH2DRIVE_ROUTE, town_maps)
     assert theirs["status"] == "Completed"
     assert _judgement(ours) == _judgement(theirs)
