@@ -1,17 +1,23 @@
 """Agents of CARLA's Leaderboard that the tests put into an env; their configuration says what goes wrong, and where.
 
-"drive" drives slowly ahead, "suite" does so with all kinds of sensors, "reverse" drives backwards with the hand brake
-off, "crash" raises in its third step, "setup" when it is set up, and "sensors" asks for a sensor that is not allowed.
+"drive" drives slowly ahead, "suite" does so with all kinds of sensors, "look" looks at the world meanwhile, "reverse"
+drives backwards with the hand brake off, "crash" raises in its third step and "hang" never ends it, "setup" raises when
+it is set up, and "sensors" asks for a sensor that is not allowed.
 """
 # pyright: reportMissingImports=false, reportUntypedBaseClass=false
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import carla
 from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track
+from srunner.scenariomanager.carla_data_provider import CarlaDataProvider
+from srunner.scenariomanager.timer import GameTime
 
 SEEN: list[dict[str, Any]] = []
 """Of each step of the newest agent in this process: what its sensors gave."""
@@ -48,7 +54,7 @@ class TestAgent(AutonomousAgent):  # type: ignore[misc]
             {**radar, "id": "RADAR"},
             {"type": "sensor.other.imu", **place, "yaw": 0.0, "id": "IMU"},
             {"type": "sensor.other.gnss", **place, "yaw": 0.0, "id": "GPS"},
-            {"type": "sensor.opendrive_map", "reading_frequency": 1, "id": "MAP"},
+            {"type": "sensor.opendrive_map", "reading_frequency": 100, "id": "MAP"},
             speed,
         ]
 
@@ -57,7 +63,19 @@ class TestAgent(AutonomousAgent):  # type: ignore[misc]
         self.step += 1
         if self.mode == "crash" and self.step == 3:
             raise ValueError("a division by zero in the policy")
+        if self.mode == "hang" and self.step == 3:
+            time.sleep(600.0)
+        if self.mode == "look":
+            self.look(input_data["SPEED"][0], timestamp)
         return carla.VehicleControl(throttle=0.5, steer=0.125, reverse=self.mode == "reverse")
+
+    def look(self, frame: int, timestamp: float) -> None:
+        """Note what the world and the clock say in each tick, in the file that NOTES names."""
+        world = CarlaDataProvider.get_world()
+        heroes = [each for each in world.get_actors() if each.attributes.get("role_name") == "hero"]
+        seen = [frame, world.get_snapshot().frame, timestamp, GameTime.get_time(), len(heroes)]
+        with Path(os.environ["NOTES"]).open("a", encoding="ascii") as notes:
+            notes.write(json.dumps([*seen, heroes[0].get_transform().location.x, len(self._global_plan)]) + "\n")
 
     def destroy(self) -> None:
         DESTROYED.append(self.mode)

@@ -79,7 +79,7 @@ def test_a_sensor_that_cannot_be_had_is_refused_at_once(sensors: Any, message: s
         ({"observation": "everything"}, "observation: expected one of 'standard', 'roach'"),
         ({"vectors": ("speed",)}, "vectors: expected one of 'vehicle_state'"),
         ({"vectors": ("navigation", "navigation")}, "each name once"),
-        ({"image_layout": "WHC"}, "image_layout: expected one of 'CHW', 'HWC'"),
+        ({"image_layout": "WHC"}, "image_layout: expected one of 'CHW', 'HWC', 'BGRA'"),
         ({"sensors": [], "vectors": ()}, "at least one sensor, one vector or bev"),
     ],
 )
@@ -199,6 +199,20 @@ def test_pictures_may_have_their_channels_last(make: Any) -> None:
     first, _ = make(vectors=("measurements",)).reset(seed=4)
     assert last["rgb"].shape == (224, 400, 3)
     assert np.array_equal(last["rgb"].transpose(2, 0, 1), first["rgb"])
+
+
+def test_pictures_may_be_as_carla_sends_them(make: Any) -> None:
+    def seen(layout: str) -> Any:
+        env = make(image_layout=layout, sensors=[{**RGB, "id": "a"}, {**RGB, "id": "b", "resize": (80, 48)}])
+        observation, _ = env.reset(seed=4)
+        env.close()
+        return observation
+
+    plain, raw = seen("HWC"), seen("BGRA")
+    assert raw["a"].shape == (96, 160, 4)
+    for name in "ab":
+        assert np.array_equal(raw[name][:, :, 2::-1], plain[name])
+        assert np.all(raw[name][:, :, 3] == 255)
 
 
 def test_without_cameras_collisions_are_still_of_their_step(make: Any) -> None:

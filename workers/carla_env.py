@@ -9,6 +9,8 @@ The parts: `session` (the server), `episode` (actors and route), `observation`, 
 from __future__ import annotations
 
 import dataclasses
+import platform
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from zmqcarla.broker.errors import EmbeddedSimulatorWarning, SimulatorError
 from zmqcarla.workers.actions import action_space, checked_table, make_control
+from zmqcarla.workers.agent_calls import plan_of
 from zmqcarla.workers.bev import BevPainter
 from zmqcarla.workers.config import CarlaEnvConfig
 from zmqcarla.workers.episode import CHASE, Episode, Moment
@@ -36,6 +39,7 @@ from zmqcarla.workers.snapshots.plain import from_plain, to_plain
 from zmqcarla.workers.snapshots.progress import Progress, copy_into
 from zmqcarla.workers.snapshots.recording import Recording
 from zmqcarla.workers.snapshots.store import SnapshotStore
+from zmqcarla.workers.step_parts import StepParts
 from zmqcarla.workers.termination import Ending, ending_of
 
 
@@ -57,6 +61,7 @@ class CarlaEnv(SnapshotMethods):
         session: the connection to the server, None before the first reset and after close.
         episode: the running episode, None likewise.
         own_server: what starts, watches and replaces a server of the env's own; idle with `connect`.
+        step_parts: where the time of its steps goes.
         moment: what the last reset or step led to; not there before the first reset.
 
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
@@ -91,6 +96,7 @@ class CarlaEnv(SnapshotMethods):
         self._reward = make_reward(self.config.reward_type, self.config.reward_weights)
         self._simulator: SimulatorName = self.config.simulator_name
         self.own_server = OwnServer(self.config)
+        self.step_parts = StepParts()
         self.session: Session | None = None
         self.episode: Episode | None = None
         self.moment: Moment
@@ -164,7 +170,10 @@ class CarlaEnv(SnapshotMethods):
         """
         if self.episode is None or (self._progress.over and self._progress.kept is not None):
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
-        return self._advance(self.episode, self._control(action))
+        began_ns, episode = time.monotonic_ns(), self.episode
+        result = self._advance(episode, self._control(action))
+        self.step_parts.add(began_ns, episode.ticked_ns, episode.read_ns, time.monotonic_ns())
+        return result
 
     def _advance(
         self, episode: Episode, control: NDArray[np.float32]
@@ -283,6 +292,42 @@ class CarlaEnv(SnapshotMethods):
     def lane_lines(self) -> list[NDArray[np.float64]]:
         """Return the centre line of every lane of the map, for drawing: float64 (k, 2) each, metres, world frame."""
         return self._open().graph.lines()
+
+    def global_plan(self) -> dict[str, Any]:
+        """Return the plan of the running episode's route, as the Leaderboard gives it to an agent before thinning it.
+
+        Returns:
+            "gps": a list of [latitude deg, longitude deg, altitude m]; "world": of [x, y, z in metres, pitch, yaw, roll
+            in degrees]; "options": of the numbers of their `RoadOption`. All are as long as the route has points.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode is running.
+        """
+        if self.episode is None:
+            raise gymnasium.error.ResetNeeded("expected reset() before global_plan(), found no running episode")
+        return plan_of(self.episode.scene.route, self._open().map, self.moment.ego.position_m[2])
+
+    def agent_briefing(self) -> dict[str, Any]:
+        """Return what an agent in a process of its own is told at the start of the running episode.
+
+        Returns:
+            What `global_plan` returns; "save_name": of the route, None where its agents are not told one; "sensors":
+            the setting of this name; "frame": the world's at this moment; "machine", "host", "port": of the simulator,
+            as this process reaches it.
+        """
+        session = self._open()
+        host, port = session.address
+        return {
+            **self.global_plan(),
+            "save_name": None if self.episode is None else self.episode.save_name,
+            "sensors": None if self.config.sensors is None else [dict(sensor) for sensor in self.config.sensors],
+            "frame": int(session.world.get_snapshot().frame),
+            **{"machine": platform.node(), "host": host, "port": port},
+        }
+
+    def open_drive(self) -> str:
+        """Return the map of the server as OpenDRIVE text."""
+        return str(self._open().map.to_opendrive())
 
     def _observation(self) -> Observation:
         out, self._out = self._out, None

@@ -6,6 +6,7 @@ What is random (spawn point, goal, weather) is drawn from the generator that is 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,11 +111,16 @@ class Episode:
         score: what is counted against the driver.
         failed: whether what drives has given up, where that is not the caller.
         broken: the traceback of an error in scenarios of others, which cuts the episode; "" for none.
+        save_name: of the route, which Bench2Drive's agents are told; None where it is none of theirs.
+        ticked_ns: when the last tick before the newest moment was done, of the monotonic clock.
+        read_ns: when its sensors had been read.
     """
 
     programme: Programme | None = None
+    save_name: str | None = None
     failed = False
     broken = ""
+    ticked_ns = read_ns = 0
 
     def __init__(
         self,
@@ -359,10 +365,12 @@ class Episode:
 
     def _look(self, frame: int, ticks: Sequence[Tick]) -> Moment:
         assert self.sensors is not None
+        self.ticked_ns = time.monotonic_ns()
         x_m, y_m, _ = self._ego.position_m
         # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
         readings, felt = self.sensors.read(frame, self._config.timeout)
+        self.read_ns = time.monotonic_ns()
         hits = [
             Hit(hit.frame + self._told_frames, self.told.get(hit.actor_id, hit.actor_id), hit.actor_type)
             for hit in felt

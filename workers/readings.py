@@ -27,7 +27,7 @@ def write_reading(spec: SensorSpec, measured: Any, layout: ImageLayout, out: Any
         out: the array, or dict of arrays, of the sensor.
     """
     if spec.type == "sensor.camera.rgb":
-        write_rgb(measured, out if layout == "CHW" else out.transpose(2, 0, 1), spec.shrink)
+        _PICTURES[layout](measured, out, spec.shrink)
     else:
         _WRITERS[spec.type](spec, measured, out)
 
@@ -48,6 +48,23 @@ def write_rgb(image: Any, out: NDArray[np.uint8], shrink: int = 1) -> None:
     sums = squares.sum(axis=1, dtype=np.uint32).sum(axis=2)
     for channel in range(3):
         out[channel] = (sums[:, :, 2 - channel] + shrink * shrink // 2) // (shrink * shrink)
+
+
+def _write_bgra(image: Any, out: NDArray[np.uint8], shrink: int) -> None:
+    """Write a CARLA image as it is into `out`, uint8 (height, width, 4); `shrink` as for `write_rgb`."""
+    if shrink == 1:
+        out[...] = _pixels(image)
+        return
+    height, width = out.shape[:2]
+    sums = _pixels(image).reshape(height, shrink, width, shrink, 4).sum(axis=(1, 3), dtype=np.uint32)
+    out[...] = (sums + shrink * shrink // 2) // (shrink * shrink)
+
+
+_PICTURES: Final[dict[ImageLayout, Callable[[Any, NDArray[np.uint8], int], None]]] = {
+    "CHW": write_rgb,
+    "HWC": lambda image, out, shrink: write_rgb(image, out.transpose(2, 0, 1), shrink),
+    "BGRA": _write_bgra,
+}
 
 
 def _write_depth(spec: SensorSpec, image: Any, out: NDArray[np.float32]) -> None:

@@ -4,7 +4,8 @@ A sensor is a dict as the CARLA Leaderboard writes it: `{"type": "sensor.camera.
 "z": 2.3, "width": 800, "height": 600, "fov": 100}`. Position is in metres and rotation in degrees, in the vehicle's
 frame. A key that is not listed in `KINDS` is an attribute of CARLA's blueprint, checked against it at the spawn.
 
-    sensor.camera.rgb       uint8 (3, height, width), RGB; (height, width, 3) with image_layout "HWC"
+    sensor.camera.rgb       uint8 (3, height, width), RGB; (height, width, 3) with image_layout "HWC";
+                            (height, width, 4) as CARLA sends it with "BGRA"
     sensor.camera.depth     float32 (height, width), metres along the optical axis, 0 to 1000
     sensor.camera.semantic_segmentation  uint8 (height, width), CARLA's semantic tags
     sensor.camera.instance_segmentation  Dict: "label" uint8 (height, width), "id" uint16 (height, width), the actor's
@@ -33,7 +34,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-ImageLayout = Literal["CHW", "HWC"]
+ImageLayout = Literal["CHW", "HWC", "BGRA"]
 IMAGE_LAYOUTS: Final = get_args(ImageLayout)
 FARTHEST_M: Final = 1000.0
 """What a depth camera says of the sky."""
@@ -271,7 +272,8 @@ def _max_points(numbers: Mapping[str, float], scan_s: float) -> int:
 
 def _image_space(spec: SensorSpec, layout: ImageLayout) -> gymnasium.Space[Any]:
     width, height = spec.size
-    return spaces.Box(0, 255, (3, height, width) if layout == "CHW" else (height, width, 3), np.uint8)
+    shape = {"CHW": (3, height, width), "HWC": (height, width, 3), "BGRA": (height, width, 4)}[layout]
+    return spaces.Box(0, 255, shape, np.uint8)
 
 
 def _plane(spec: SensorSpec, high: float, dtype: type[Any]) -> spaces.Box:

@@ -44,9 +44,19 @@ def evaluate(
         str, typer.Option(help="module:Class, or FILE.py of a Leaderboard agent")
     ] = "zmqcarla.demo.driver:LaneFollowingDriver",
     agent_config: Annotated[str, typer.Option(help="what a Leaderboard agent is set up with")] = "",
+    agent_process: Annotated[
+        bool, typer.Option("--agent-process", help="FILE.py drives in a process of its own")
+    ] = False,
+    agent_python: Annotated[
+        str | None, typer.Option(help="its interpreter; implies --agent-process; default: this one")
+    ] = None,
     env: Annotated[
-        str, typer.Option(help="zmqcarla/Leaderboard-v0 runs your checkouts' scenarios; FILE.py implies it")
-    ] = CARLA,
+        str | None,
+        typer.Option(
+            help="default: zmqcarla/Carla-v0; zmqcarla/Leaderboard-v0 runs your checkouts' scenarios, and is "
+            "the default of a FILE.py"
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(help="how many drive at the same time", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="where results and pictures go")] = Path("runs/evaluate"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the routes that are not done")] = False,
@@ -67,7 +77,7 @@ def evaluate(
     max_steps: Annotated[int, typer.Option(help="steps of 0.05 s after which a route is cut", min=1)] = 100_000,
     seed: Annotated[int, typer.Option(help="of the first route")] = 0,
     retries: Annotated[int, typer.Option(help="new attempts at a route after a lost worker", min=0)] = 2,
-    agent_timeout_s: Annotated[float, typer.Option(help="an agent that takes longer over one step fails")] = 300.0,
+    agent_timeout_s: Annotated[float, typer.Option(help="longest time for an agent's set-up and a step")] = 300.0,
     simulator: Annotated[Simulator | None, typer.Option(help="default: carla with a root, else embedded")] = None,
     carla_root: Annotated[str | None, typer.Option(envvar="CARLA_ROOT", help="folder with CarlaUE4.sh")] = None,
     gpus: Annotated[str, typer.Option(help="GPU numbers of a private pool's workers, e.g. 0,0,1,1")] = "",
@@ -75,8 +85,8 @@ def evaluate(
 ) -> None:
     """Drive the routes of a file with an agent and score it as the CARLA Leaderboard does."""
     from zmqcarla.evaluate.benchmark import merged
-    from zmqcarla.evaluate.drivers import choose_driver
-    from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool
+    from zmqcarla.evaluate.drivers import OwnProcess, choose_driver
+    from zmqcarla.evaluate.pools import WORKER, PrivatePool, RunningPool, hosting
     from zmqcarla.evaluate.report import write_report
     from zmqcarla.evaluate.results import ResultFolder, write_json
     from zmqcarla.evaluate.run import Evaluation, results_table
@@ -87,9 +97,14 @@ def evaluate(
 
     with options_checked():
         chosen = _in_towns(choose_routes(read_routes(routes), only), towns)
-        driver = choose_driver(agent, agent_config)
-        env = driver.env_id or env
-        observation = observation or ("state" if driver.env_id else "standard")
+        own = OwnProcess(agent_python, out / "agent-logs") if agent_process or agent_python else None
+        driver = choose_driver(agent, agent_config, agent_timeout_s, own)
+        env = env or (LEADERBOARD if agent.endswith(".py") else CARLA)
+        if driver.env_id not in ("", env):
+            raise ValueError(f"env: expected {driver.env_id} with {agent}, found {env!r}; pass --agent-process")
+        if own is not None and observation is not None:
+            raise ValueError("observation: expected none with --agent-process, for the agent says what it sees")
+        observation = observation or ("state" if agent.endswith(".py") else "standard")
         traffic = {"traffic_vehicles": vehicles, "traffic_walkers": walkers, "parked_vehicles": parked}
         settings = env_settings(env, {**traffic, "blocked_s": blocked_s, "observation": observation})
         settings |= {"max_steps": max_steps, "terminate_on_collision": False, **driver.settings}
@@ -104,7 +119,8 @@ def evaluate(
         # Worker processes inherit it: there the towns are found by their names.
         os.environ["ZMQCARLA_MAPS"] = str(maps.resolve())
     options = {"simulator": what, "map": town_maps[chosen[0].town], "carla_root": carla_root, "gpus": gpu_list(gpus)}
-    private = PrivatePool(lambda: LocalPool(workers, worker=WORKER, **options)) if address is None else None
+    worker = WORKER | (hosting(agent_timeout_s) if driver.env_id else {})
+    private = PrivatePool(lambda: LocalPool(workers, worker=worker, **options)) if address is None else None
     try:
         evaluation = Evaluation(
             jobs=[_job(index, spec) for index, spec in enumerate(chosen)],
@@ -112,6 +128,7 @@ def evaluate(
             env_kwargs=lambda town: {
                 "routes": str(routes.resolve()),
                 **settings,
+                **driver.settings,  # the sensors of an agent's process are known only when it runs
                 **town_settings(env, town_maps[town]),
             },
             pool=private or RunningPool(address or ""),
@@ -119,7 +136,7 @@ def evaluate(
             workers=workers,
             seed=seed,
             retries=retries,
-            driver_timeout_s=agent_timeout_s,
+            driver_timeout_s=math.inf if own is not None else agent_timeout_s,  # its process is watched more closely
         )
         results = drive(evaluation, folder, OUT)
     finally:

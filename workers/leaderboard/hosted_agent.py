@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from zmqcarla.broker.errors import SimulatorTimeoutError
 from zmqcarla.workers.leaderboard.checkout import CheckoutError
+from zmqcarla.workers.leaderboard.time_limit import time_limit
 from zmqcarla.workers.session import Session
 
 AGENT: Final = "ZMQCARLA_AGENT"
@@ -33,13 +34,17 @@ class AgentCode:
     Attributes:
         path: a Python file with `get_entry_point`.
         config: what its `setup` gets; "" for nothing.
+        timeout_s: longest time for its set-up, and for one call.
     """
 
     path: Path
     config: str
+    timeout_s: float = 300.0
 
     @classmethod
-    def find(cls, agent_file: str | None = None, agent_config: str | None = None) -> AgentCode:
+    def find(
+        cls, agent_file: str | None = None, agent_config: str | None = None, timeout_s: float = 300.0
+    ) -> AgentCode:
         """Take the arguments, else the variables ZMQCARLA_AGENT and ZMQCARLA_AGENT_CONFIG.
 
         Raises:
@@ -54,7 +59,7 @@ class AgentCode:
         path = Path(named).expanduser().resolve()
         if path.suffix != ".py" or not path.is_file():
             raise CheckoutError(f"expected the Python file of an agent, found {named!r}: correct {how}")
-        return cls(path, os.environ.get(AGENT_CONFIG, "") if agent_config is None else agent_config)
+        return cls(path, os.environ.get(AGENT_CONFIG, "") if agent_config is None else agent_config, timeout_s)
 
 
 class HostedAgent:
@@ -84,8 +89,10 @@ class HostedAgent:
         self._wrappers: Any = _import(f"{_PACKAGE}.agent_wrapper")
         self._interface: Any = _import("leaderboard.envs.sensor_interface")
         self._words = _import("leaderboard.utils.statistics_manager").FAILURE_MESSAGES
+        self._timeout_s = code.timeout_s
         module = _import_file(code.path)
-        with self._failing("Agent_init", "the set-up of the agent"):
+        what = "the set-up of the agent"
+        with self._failing("Agent_init", what), time_limit(code.timeout_s, what):
             self._set_up(module, code, scenario, save_name)
 
     def start_sensors(self, vehicle: Any) -> bool:
@@ -110,7 +117,8 @@ class HostedAgent:
         """
         if self.failure:
             return None
-        with self._failing("Agent_runtime", "a call of the agent"):
+        what = "a call of the agent"
+        with self._failing("Agent_runtime", what), time_limit(self._timeout_s, what):
             try:
                 return self._wrapper()
             except self._interface.SensorReceivedNoData as error:

@@ -71,6 +71,7 @@ class LeaderboardEnv(CarlaEnv):
         driver: Literal["policy", "agent"] = "policy",
         agent_file: str | None = None,
         agent_config: str | None = None,
+        agent_timeout_s: float = 300.0,
         **settings: Any,
     ) -> None:
         """Check the settings and find the checkouts; no process is started yet.
@@ -86,6 +87,8 @@ class LeaderboardEnv(CarlaEnv):
             driver: "policy" applies the action, "agent" what the agent says.
             agent_file: its Python file; None reads ZMQCARLA_AGENT.
             agent_config: what its `setup` gets; None reads ZMQCARLA_AGENT_CONFIG.
+            agent_timeout_s: longest time for its set-up and for one call, in which Python is interrupted; in the
+                program's main thread only.
             **settings: as for `CarlaEnv`, but for what the scenarios decide themselves.
 
         Raises:
@@ -100,22 +103,16 @@ class LeaderboardEnv(CarlaEnv):
         self._traffic_manager_seed = traffic_manager_seed
         if driver not in ("policy", "agent"):
             raise ValueError(f'driver: expected "policy" or "agent", found {driver!r}')
-        self._agent = AgentCode.find(agent_file, agent_config) if driver == "agent" else None
+        if not agent_timeout_s > 0.0:
+            raise ValueError(f"agent_timeout_s: expected more than 0 s, found {agent_timeout_s!r}")
+        self._agent = AgentCode.find(agent_file, agent_config, agent_timeout_s) if driver == "agent" else None
         super().__init__(routes=routes, terminate_on_collision=terminate_on_collision, **settings)
         if self._agent is not None:
             self._control = _to_be_filled
             self.own_server = OwnServer(self.config, draws=True)  # what the agent sees is known at the reset only
 
     def global_plan(self) -> dict[str, Any]:
-        """Return the plan of the running episode's route, as the Leaderboard gives it to an agent before thinning it.
-
-        Returns:
-            "gps": a list of [latitude deg, longitude deg, altitude m]; "world": of [x, y, z in metres, pitch, yaw, roll
-            in degrees]; "options": of the numbers of their `RoadOption`. All are as long as the route has points.
-
-        Raises:
-            gymnasium.error.ResetNeeded: no episode is running.
-        """
+        """Return the plan that the checkout made; see `CarlaEnv.global_plan`."""
         if not isinstance(self.episode, OfficialEpisode):
             raise gymnasium.error.ResetNeeded("expected reset() before global_plan(), found no running episode")
         return self.episode.global_plan()

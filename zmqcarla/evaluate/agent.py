@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zmqcarla.evaluate.drive import DriverError
+from zmqcarla.vector_env import VectorEnv
 
 
 class Agent(Protocol):
@@ -37,8 +38,9 @@ class AgentDriver:
     def __init__(self, new_agent: Callable[[], Agent]) -> None:
         self._agent: Any = _call(new_agent)
 
-    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
+    def reset(self, env: VectorEnv, observation: dict[str, Any], info: dict[str, Any]) -> None:
         """Tell the agent of the new route, when it wants to know."""
+        del env
         if hasattr(self._agent, "reset"):
             _call(self._agent.reset, observation, info)
 

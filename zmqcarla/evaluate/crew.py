@@ -27,6 +27,7 @@ from zmqcarla.broker.errors import (
 )
 from zmqcarla.evaluate.drive import Drive, Driver, DriverError, drive_route
 from zmqcarla.evaluate.pools import Pool
+from zmqcarla.evaluate.process_driver import OtherSensorsError
 from zmqcarla.evaluate.progress import Progress
 from zmqcarla.evaluate.results import Record, ResultFolder, failed_record, record_of
 from zmqcarla.evaluate.souvenirs import draw, judged
@@ -85,6 +86,7 @@ class Crew:
         self._env: VectorEnv | None = None
         self._address = ""
         self._town: str | None = None
+        self._settings: dict[str, Any] = {}
         self._lanes: list[NDArray[np.float64]] = []
         self._fruitless = 0
         self._now: tuple[Job, Drive, float] | None = None
@@ -169,13 +171,15 @@ class Crew:
     def _driven(self, job: Job, drive: Drive, started: float) -> Record | None:
         """Drive; the record, or None when told to stop or when the worker was lost."""
         work = self._work
-        assert self._env is not None
         try:
-            drive_route(self._env, work.seed + job.index, job.route_id, work.new_driver, drive, self._stopped.is_set)
+            self._drive(job, drive)
             if not drive.summary:  # told to stop
                 return None
             return record_of(drive.summary, job.index, job.route_id, time.monotonic() - started)
-        except (DriverError, InvalidActionError) as error:
+        except DriverError as error:
+            self._say(job, error)
+            return self._failed(job, error.status, started)
+        except InvalidActionError as error:
             self._say(job, error)
             return self._failed(job, "Agent crashed", started)
         except (ValueError, RemoteEnvError) as error:
@@ -193,6 +197,19 @@ class Crew:
         except ZmqCarlaError as error:
             self._lost(job, _first_line(error), started)
             return None
+
+    def _drive(self, job: Job, drive: Drive) -> None:
+        """Drive; once more where the driver wants other sensors than the env has."""
+        work = self._work
+        for last in (False, True):
+            self._enter(job.town)
+            assert self._env is not None
+            try:
+                seed = work.seed + job.index
+                return drive_route(self._env, seed, job.route_id, work.new_driver, drive, self._stopped.is_set)
+            except OtherSensorsError:
+                if last:
+                    raise
 
     def _lost(self, job: Job, reason: str, started: float) -> None:
         """Have the route tried again, or give it up when it was tried often enough."""
@@ -226,21 +243,22 @@ class Crew:
         return failed_record(job.index, job.route_id, job.town, message, time.monotonic() - started)
 
     def _enter(self, town: str) -> None:
-        """Have an env in that town."""
-        if self._env is not None and self._town == town:
+        """Have an env in that town, with the settings of now."""
+        work = self._work
+        settings = work.env_kwargs(town)
+        if self._env is not None and self._town == town and self._settings == settings:
             return
         self._leave()
-        work = self._work
         self._address = work.pool.address()
         self._env = make_vec_env(
             1,
             work.env_id,
-            work.env_kwargs(town),
+            settings,
             self._address,
             autoreset_mode="Disabled",
             lease_timeout_s=work.lease_timeout_s,
         )
-        self._town = town
+        self._town, self._settings = town, settings
 
     def _leave(self) -> None:
         env, self._env = self._env, None

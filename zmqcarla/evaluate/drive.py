@@ -19,14 +19,22 @@ _Answer = TypeVar("_Answer")
 
 
 class DriverError(Exception):
-    """What drives raised: its route fails, and the evaluation goes on."""
+    """What drives raised: its route fails, and the evaluation goes on.
+
+    Attributes:
+        status: the Leaderboard's words for it.
+    """
+
+    def __init__(self, message: str, status: str = "Agent crashed") -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Driver(Protocol):
     """What drives one route; its own errors are `DriverError`."""
 
-    def reset(self, observation: dict[str, Any], info: dict[str, Any]) -> None:
-        """Take the start of the route."""
+    def reset(self, env: VectorEnv, observation: dict[str, Any], info: dict[str, Any]) -> None:
+        """Take the start of the route in an env that it may ask more of."""
         ...
 
     def act(self, observation: dict[str, Any]) -> NDArray[np.floating[Any]]:
@@ -85,7 +93,7 @@ def drive_route(
     observations, infos = env.reset(seed=seed, options={"route": route_id})
     driver = drive.ask(new_driver)
     try:
-        drive.ask(driver.reset, _row(observations), row_infos(infos, 1)[0])
+        drive.ask(driver.reset, env, _row(observations), row_infos(infos, 1)[0])
         while not drive.summary and not stop():
             action = np.asarray(drive.ask(driver.act, _row(observations)))
             observations, _, _, _, infos = env.step(action[None])
@@ -102,4 +110,4 @@ def drive_route(
 
 def _row(observations: Any) -> dict[str, Any]:
     """The only row of a batch."""
-    return {name: part[0] for name, part in observations.items()}
+    return {name: _row(part) if isinstance(part, dict) else part[0] for name, part in observations.items()}

@@ -12,6 +12,16 @@ from zmqcarla.pool import LocalPool
 WORKER: Final = {"max_restarts": 100, "quarantine_deaths": 0}
 """Settings of the workers of a private pool: the evaluation itself counts how often a route kills its worker."""
 _MAX_STARTS: Final = 6
+_STEP_S: Final = 60.0
+_RESET_S: Final = 180.0
+
+
+def hosting(agent_timeout_s: float) -> dict[str, float]:
+    """Return settings of workers that leave an agent inside the env process its own time.
+
+    A step or reset that takes longer is cut by the pool, and then its simulator is thought to hang.
+    """
+    return {"step_timeout_s": _STEP_S + agent_timeout_s, "reset_timeout_s": _RESET_S + agent_timeout_s}
 
 
 class Pool(Protocol):

@@ -46,4 +46,6 @@ def camera_picture(observation: Mapping[str, Any]) -> NDArray[np.uint8] | None:
             return np.array(part.transpose(1, 2, 0))
         if part.shape[2] == 3:
             return np.array(part)
+        if part.shape[2] == 4:  # BGRA
+            return np.array(part[:, :, 2::-1])
     return None
