@@ -6,13 +6,20 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from msgpack import unpackb
 from sim_process import running_sim
 
 from zmqcarla.broker.errors import SimulatorVersionError
 from zmqcarla.sim import wire
 from zmqcarla.sim.blueprints import LIBRARY
+from zmqcarla.sim.roads import RoadMap
+from zmqcarla.sim.sensors.gnss import GnssSensor, by_mercator
+from zmqcarla.sim.studio import Studio
+from zmqcarla.sim.town import generate_town
+from zmqcarla.sim.world import World
 from zmqcarla.workers.carla_env import CarlaEnv
 
 PYTHON = "ZMQCARLA_PYTHON_0915"
@@ -57,12 +64,34 @@ for _ in range(40):
     assert {measured.get(timeout=20).frame for _, measured in streams} == {frame}
 assert world.get_snapshot().frame == frame
 print("driven", car.get_velocity().length() > 1, max(one.get_velocity().length() for one in others) > 1)
+gnss = streams[-1][0]
+car.set_simulate_physics(False)
+car.set_location(places[0].location + carla.Location(z=1.0))
+world.tick()
+world.tick()
+place = world.get_map().transform_to_geolocation(gnss.get_location())
+while (measured := streams[-1][1].get(timeout=20)).frame < world.get_snapshot().frame:
+    pass
+assert abs(place.latitude) > 1e-5, "a place where the sign shows"
+assert abs(measured.latitude - place.latitude) < 1e-9 and abs(measured.longitude - place.longitude) < 1e-9
+origin = world.get_map().transform_to_geolocation(carla.Location())
+assert (place.latitude < origin.latitude) == (gnss.get_location().y > 0)
 for sensor, _ in streams:
     sensor.stop()
 traffic.shut_down()
 client.apply_batch_sync([command.DestroyActor(one) for one in others], False)
 world.tick()
 """
+
+
+# By transform_to_geolocation of that release's client, for maps with their (0, 0) at a latitude and longitude (deg).
+PLACES_0915 = (
+    ((0.0, 0.0), (0.0, 100.0, 0.0), (-0.0008983152840897901, 0.0, 0.0)),
+    ((0.0, 0.0), (5000.0, -7000.0, 3.0), (0.06288205726474416, 0.044915764205976066, 3.0)),
+    ((49.0, 8.4), (100.0, 0.0, 1.0), (49.0, 8.401369259844655, 1.0)),
+    ((49.0, 8.4), (-300.0, -200.0, 5.0), (49.001796598164105, 8.395892220466038, 5.0)),
+    ((49.0, 8.4), (5000.0, -7000.0, 3.0), (49.06284237878651, 8.46846299223271, 3.0)),
+)
 
 
 def _python_of_0915() -> str:
@@ -88,6 +117,27 @@ def test_the_client_of_0915_drives() -> None:
             env=environment,
         )
     assert done.stdout == "driven True True\n", done.stderr
+
+
+@pytest.mark.parametrize(("origin_deg", "place_m", "expected"), PLACES_0915)
+def test_gnss_projects_as_that_client_does(origin_deg: Any, place_m: Any, expected: tuple[float, ...]) -> None:
+    assert by_mercator(origin_deg, place_m) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("release", wire.RELEASES.values(), ids=list(wire.RELEASES))
+def test_gnss_latitude_falls_to_the_south_in_0915_and_rises_in_0916(release: wire.Release) -> None:
+    world = World(RoadMap.load("Town", generate_town()), north_is_up=release.north_is_up)
+    sensor = world.spawn("sensor.other.gnss", [], (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), sensor=GnssSensor)
+    assert isinstance(sensor, GnssSensor)
+
+    def latitude_at(south_m: float) -> float:
+        world.table.set_pose(sensor.row, (0.0, south_m, 0.0, 0.0, 0.0, 0.0))
+        ((body,),) = sensor.measure(world, Studio())
+        latitude: float = unpackb(bytes(body))[0]
+        return latitude
+
+    assert (latitude_at(100.0) < latitude_at(0.0)) is release.north_is_up
+    assert release.north_is_up is (release.version == "0.9.15")
 
 
 @pytest.mark.skipif(importlib.metadata.version("carla") == "0.9.15", reason="this is the client of 0.9.15")

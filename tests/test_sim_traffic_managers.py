@@ -95,9 +95,9 @@ def test_a_managers_batch_is_the_first_after_its_question() -> None:
 def test_the_server_knows_a_scripts_batch_from_what_the_client_sends_by_itself(session: Session) -> None:
     """After a script's batch a tick's sensors are late (server.py): no other batch may cost that time."""
     world = session.simulation.world
-    points: list[Any] = [tuple(point) for point in world.road_map.spawn_points[:3].tolist()]
+    points: Any = world.road_map.spawn_points[:3].tolist()
     led, free = (world.spawn("walker.pedestrian.0001", [], point) for point in points[:2])
-    world.spawn("controller.ai.walker", [], (0.0,) * 6, led)
+    world.spawn("controller.ai.walker", [], (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), led)
     car = world.spawn("vehicle.audi.tt", [], points[2])
 
     def walks(*walkers: Actor) -> list[Any]:

@@ -169,8 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
         rpc, streaming = bind(options.host, options.port), bind(options.host, streaming_port)
         maps = MapShelf(folders_of(options.maps, os.environ))
         road_map = load_map(maps, options.map)
-        world = World(road_map, options.seed, options.hidden_state)
-        server = build(maps, world, streaming_port, wire.RELEASES[options.protocol])
+        release = wire.RELEASES[options.protocol]
+        world = World(road_map, options.seed, options.hidden_state, release.north_is_up)
+        server = build(maps, world, streaming_port, release)
         # Only now: who finds the port open may expect an answer within its time-out.
         listen(streaming)
         listen(rpc)

@@ -32,14 +32,16 @@ class Release:
         version: its name; client and server have to be of one.
         world_stream: first word of the world observer's messages.
         first_attribute_type: number of the first type of attribute in the blueprint library.
+        north_is_up: whether latitude falls along +y, which points south; 0.9.16 has it mirrored (its issue 9389).
     """
 
     version: str
     world_stream: int
     first_attribute_type: int
+    north_is_up: bool
 
 
-RELEASES = {each.version: each for each in (Release("0.9.16", 17, 1), Release("0.9.15", 16, 0))}
+RELEASES = {each.version: each for each in (Release("0.9.16", 17, 1, False), Release("0.9.15", 16, 0, True))}
 """What can be spoken; the first is what everything here is written for."""
 LATEST = next(iter(RELEASES.values()))
 

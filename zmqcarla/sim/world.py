@@ -78,6 +78,7 @@ class World:
         road_map: the map of the first episode.
         seed: mixed into the noise seeds of sensors.
         hidden_state: whether vehicles have a state that no call reaches; see suspension.py.
+        north_is_up: as in wire.Release; also an attribute.
 
     Attributes:
         frame: number of the last tick; goes on across episodes.
@@ -93,8 +94,9 @@ class World:
         suspension: that state; None, as a rule.
     """
 
-    def __init__(self, road_map: RoadMap, seed: int = 0, hidden_state: bool = False) -> None:
+    def __init__(self, road_map: RoadMap, seed: int = 0, hidden_state: bool = False, north_is_up: bool = False) -> None:
         self.road_map = road_map
+        self.north_is_up = north_is_up
         self._hidden_state = hidden_state
         self.seed = seed
         self.frame = 0

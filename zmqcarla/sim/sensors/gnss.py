@@ -1,5 +1,6 @@
 """sensor.other.gnss: latitude, longitude and altitude through the map's georeference."""
 
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from zmqcarla.sim.world import World
 
 _location = cast(Any, carla).Location
 _MOST = 1e9
+_EARTH_M = 6378137.0
 
 
 @dataclass(eq=False, slots=True)
@@ -42,12 +44,32 @@ class GnssSensor(Measuring):
 
     def measure(self, world: World, studio: Studio) -> Iterable[Body]:
         """One message."""
-        x, y, z = world.table.pose(self.row)[:3]
-        # the same conversion that scripts call on the map, so that the two agree
-        place = world.road_map.carla_map.transform_to_geolocation(_location(x, y, z))
-        exact = (place.latitude, place.longitude, place.altitude)
+        place_m = world.table.pose(self.row)[:3]
+        # the same conversion that scripts call on the map, so that the two agree; the library here may be a newer one
+        if world.north_is_up:
+            exact = by_mercator(world.road_map.georeference, place_m)
+        else:
+            place = world.road_map.carla_map.transform_to_geolocation(_location(*place_m))
+            exact = (place.latitude, place.longitude, place.altitude)
         wrong = [
             bias + (self._random.gauss(0.0, sigma) if sigma else 0.0)
             for bias, sigma in zip(self._bias, self._stddev, strict=True)
         ]
         yield (wire.gnss_body(*(value + error for value, error in zip(exact, wrong, strict=True))),)
+
+
+def by_mercator(origin_deg: tuple[float, float], place_m: Vector) -> Vector:
+    """Where a place is, as CARLA up to 0.9.15 says it: spherical Mercator, at the scale of the map's origin.
+
+    Args:
+        origin_deg: latitude and longitude of the world's (0, 0).
+        place_m: in the world.
+
+    Returns:
+        Latitude and longitude (deg) and altitude (m).
+    """
+    latitude, longitude = map(math.radians, origin_deg)
+    x, y, z = place_m
+    reach_m = _EARTH_M * math.cos(latitude)
+    north = math.asinh(math.tan(latitude)) - y / reach_m
+    return (math.degrees(math.atan(math.sinh(north))), math.degrees(longitude + x / reach_m), z)
