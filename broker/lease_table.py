@@ -19,17 +19,17 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from zmqcarla.broker import admin, commands, matching
+from zmqcarla.broker import admin, commands, heartbeats, matching
 from zmqcarla.broker import protocol as p
 from zmqcarla.broker.codec import pack
 from zmqcarla.broker.errors import ProtocolVersionError
+from zmqcarla.broker.lease_queue import LeaseQueue
 from zmqcarla.broker.records import (
     Lease,
     Pending,
     Request,
     Row,
     RowCommand,
-    Seen,
     Send,
     Terms,
     Worker,
@@ -67,8 +67,6 @@ class Revoked:
 Event = Received | Clock | Revoked
 _ENDED_KEPT: Final = 1024
 _MAX_WORKERS: Final = 1024
-_MAX_QUEUE: Final = 256
-_MAX_QUEUE_A_USER: Final = 64
 _MAX_TTL_S: Final = 86_400.0
 
 
@@ -89,7 +87,7 @@ class LeaseTable:
         self._ended: collections.deque[bytes] = collections.deque(maxlen=_ENDED_KEPT)
         self._workers: dict[str, Worker] = {}
         self._leases: dict[bytes, Lease] = {}
-        self._queue: list[Request] = []
+        self._queue = LeaseQueue()
         self._handlers: dict[type[p.Message], Callable[[Any, Received, float], Iterator[Send]]] = {
             p.RowReply: self._row_reply,
             p.Command: self._command,
@@ -137,38 +135,16 @@ class LeaseTable:
         flaw = ""
         if not 1 <= message.num_envs <= p.MAX_ROWS:
             flaw = f"expected at least 1 env and at most {p.MAX_ROWS}, found num_envs={message.num_envs}"
-        elif self._queue_is_full(event.user):
-            flaw = f"expected at most {_MAX_QUEUE_A_USER} waiting requests a user, {_MAX_QUEUE} in all, found so many"
+        else:
+            flaw = self._queue.flaw(event.user)
         if flaw:
             yield Send(event.peer, p.Refused(message.request_id, "impossible", flaw))
             return
-        self._queue.append(Request(event.peer, event.user, message, now, now - p.HEARTBEAT_S))
+        self._queue.add(Request(event.peer, event.user, message, now, now - p.HEARTBEAT_S))
         yield from self._serve_queue(now)
 
-    def _queue_is_full(self, user: str) -> bool:
-        own = sum(request.user == user for request in self._queue)
-        return len(self._queue) >= _MAX_QUEUE or own >= _MAX_QUEUE_A_USER
-
     def _serve_queue(self, now: float) -> Iterator[Send]:
-        spoken_for: set[str] = set()  # what an earlier request waits for is not given to a later one
-        waiting: list[Request] = []
-        for request in self._queue:
-            message, terms = request.message, request.terms
-            suitable = [one for one in self._workers.values() if one.stays and matching.fits(one, terms)]
-            free = [worker for worker in suitable if worker.free and worker.offer.worker_id not in spoken_for]
-            refusal = matching.refusal(request, self._workers.values(), len(free), len(suitable), now)
-            if len(free) >= message.num_envs:
-                yield self._grant(request, free[: message.num_envs], now)
-            elif refusal is not None:
-                yield Send(request.client, refusal)
-            else:
-                spoken_for.update(worker.offer.worker_id for worker in free)
-                if now - request.told_at >= p.HEARTBEAT_S:
-                    request.told_at = now
-                    queued = p.Queued(message.request_id, len(waiting), len(free), len(suitable))
-                    yield Send(request.client, queued)
-                waiting.append(request)
-        self._queue = waiting
+        return self._queue.serve(self._workers.values(), self._grant, now)
 
     def _grant(self, request: Request, workers: list[Worker], now: float) -> Send:
         message = request.message
@@ -337,30 +313,16 @@ class LeaseTable:
         return ""
 
     def _heartbeat(self, message: p.Heartbeat, event: Received, now: float) -> Iterator[Send]:
-        columns = (
-            message.phases, message.steps, message.restarts, message.env_rss_bytes, message.server_rss_bytes,
-            message.server_vram_bytes, message.growth_bytes_per_h, message.leaks,
-        )  # fmt: skip
-        if any(len(column) != len(message.worker_ids) for column in columns):
-            text = f"expected {len(message.worker_ids)} values in each column of a heartbeat, found other numbers"
-            yield Send(event.peer, p.Rejected(text))
+        wrong = heartbeats.complaint(message)
+        if wrong:
+            yield Send(event.peer, p.Rejected(wrong))
             return
         for index, worker_id in enumerate(message.worker_ids):
             worker = self._workers.get(worker_id)
             if worker is None or worker.supervisor != event.peer:  # the peer reconnected: its old route is dead
                 yield Send(event.peer, p.UnknownWorker(worker_id))
             else:
-                worker.heard_at, worker.restarts = now, message.restarts[index]
-                worker.seen = Seen(
-                    now,
-                    message.phases[index],
-                    message.steps[index],
-                    message.env_rss_bytes[index],
-                    message.server_rss_bytes[index],
-                    message.server_vram_bytes[index],
-                    message.growth_bytes_per_h[index],
-                    message.leaks[index],
-                )
+                heartbeats.take(worker, message, index, now)
 
     def _worker_of(self, worker_id: str, event: Received) -> Worker | None:
         """The worker of that id, for a peer with the key that registered it."""
@@ -527,8 +489,7 @@ class LeaseTable:
             for client in {lease.renewer, *[pending.client for pending in lease.pending.values()]}:
                 yield Send(client, p.LeaseLost(lease.lease_id, text))
             yield from self._end_lease(lease)
-        for request in [request for request in self._queue if request.user == user]:
-            self._queue.remove(request)
+        for request in self._queue.take_away(user):
             yield Send(request.client, p.Refused(request.message.request_id, "impossible", text))
         workers = [worker for worker in self._workers.values() if worker.user == user]
         yield from self._remove(workers, "the key of its host was revoked", now)
@@ -543,5 +504,5 @@ class LeaseTable:
 
         What supervisors see of a worker (phase, steps, memory) is as old as `seen_s`; null before the first heartbeat.
         """
-        values = pool_values(self._workers.values(), self._leases.values(), self._queue, now)
+        values = pool_values(self._workers.values(), self._leases.values(), self._queue.waiting, now)
         return {"boot_id": self._boot_id.hex(), "protocol": p.PROTOCOL, **values}

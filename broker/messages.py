@@ -277,6 +277,12 @@ class Heartbeat(Message):
     """Of both in main memory, over the last hour; 0 while nothing can be said."""
     leaks: tuple[str, ...]
     """What grows without end: "env process", "server", "server's GPU memory", several with commas, or empty."""
+    tick_ms: tuple[float, ...]
+    """Control and ticks of the world: mean of the steps between the last two looks; 0 where the env does not tell."""
+    render_ms: tuple[float, ...]
+    """The same, waiting for the sensors."""
+    observe_ms: tuple[float, ...]
+    """The same, observation, reward and criteria."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -392,6 +398,8 @@ class Rejected(Message):
 STEP_TIMES: Final = ("step_p50_ms", "step_p99_ms", "env_p50_ms", "transport_p50_ms", "policy_p50_ms")
 """What a client tells of its latest steps: a whole step, what its slowest env took of it, what the way there and back
 took, and what the client did between two steps."""
+ENV_PARTS: Final = ("tick_ms", "render_ms", "observe_ms")
+"""What a heartbeat tells of the time that an env takes."""
 OPS: Final = frozenset({"open", "attach", "reset", "rebuild", "step", "call", "set_attr"})
 AUTORESET_SAME_STEP: Final = "SameStep"
 """The value of gymnasium's AutoresetMode.SAME_STEP: the only mode in which the worker resets by itself."""

@@ -55,6 +55,7 @@ from zmqcarla.broker.logs import log_to_stderr
 from zmqcarla.broker.messages import (
     AUTORESET_SAME_STEP,
     DEFAULT_TTL_S,
+    ENV_PARTS,
     EXIT_DRAINED,
     EXIT_SIMULATOR_FAILED,
     HEARTBEAT_S,
@@ -105,6 +106,7 @@ from zmqcarla.broker.socket_frames import NO_WAIT, receive_frames, receive_from_
 __all__ = [
     "AUTORESET_SAME_STEP",
     "DEFAULT_TTL_S",
+    "ENV_PARTS",
     "EXIT_DRAINED",
     "EXIT_SIMULATOR_FAILED",
     "HEARTBEAT_S",

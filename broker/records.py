@@ -31,6 +31,9 @@ class Seen:
     server_vram_bytes: int
     growth_bytes_per_h: float
     leaks: str
+    tick_ms: float
+    render_ms: float
+    observe_ms: float
 
 
 @dataclasses.dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from zmqcarla.broker.protocol import STEP_TIMES
+from zmqcarla.broker.protocol import ENV_PARTS, STEP_TIMES
 from zmqcarla.broker.records import Lease, Request, Seen, Worker
 
 
@@ -13,8 +13,9 @@ def pool_values(
     workers: Iterable[Worker], leases: Iterable[Lease], queue: Iterable[Request], now: float
 ) -> dict[str, Any]:
     """Workers, leases and queue; ages in seconds."""
+    by_id = {worker.offer.worker_id: worker for worker in workers}
     return {
-        "workers": [_worker_values(worker, now) for worker in workers],
+        "workers": [_worker_values(worker, now) for worker in by_id.values()],
         "leases": [
             {
                 "lease": lease.lease_id.hex(),
@@ -24,6 +25,7 @@ def pool_values(
                 "silent_s": now - lease.renewed_at,
                 "commands": lease.commands,
                 **_step_times(lease),
+                **_slowest_parts([by_id[each] for each in lease.workers if each in by_id]),
             }
             for lease in leases
         ],
@@ -41,6 +43,18 @@ def pool_values(
 def _step_times(lease: Lease) -> dict[str, float | None]:
     told = lease.step_times_ms if len(lease.step_times_ms) == len(STEP_TIMES) else (None,) * len(STEP_TIMES)
     return dict(zip(STEP_TIMES, told, strict=True))
+
+
+def _slowest_parts(workers: Iterable[Worker]) -> dict[str, float | None]:
+    """The parts of the time that the slowest env takes, for which all others of the lease wait."""
+    parts = [_env_parts(worker.seen) for worker in workers if worker.seen is not None]
+    return max(parts, key=lambda one: sum(value or 0.0 for value in one.values()), default=_env_parts(None))
+
+
+def _env_parts(seen: Seen | None) -> dict[str, float | None]:
+    """Null for an env that does not tell them."""
+    told = seen is not None and any(getattr(seen, name) for name in ENV_PARTS)
+    return {name: getattr(seen, name) if told else None for name in ENV_PARTS}
 
 
 def _worker_values(worker: Worker, now: float) -> dict[str, Any]:
@@ -69,4 +83,5 @@ def _seen_values(seen: Seen | None, now: float) -> dict[str, Any]:
     return {
         "seen_s": None if seen is None else now - seen.at,
         **{name: None if seen is None else getattr(seen, name) for name in names},
+        **_env_parts(seen),
     }

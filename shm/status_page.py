@@ -35,6 +35,7 @@ _PAGE: Final = np.dtype(
         ("server", "S64"),
         ("server_serial", np.uint32),
         ("recycle", np.uint32),
+        ("parts", np.uint64, 4),
     ]
 )
 _STEPS: Final = struct.Struct("=Q")
@@ -44,6 +45,9 @@ _STATE_PLACE: Final = slice(_STEPS.size, _STEPS.size + _STATE.size)
 PROGRESS: Final = struct.Struct("=QQqQI")
 """steps, since_ns, row, seq, phase: written at once, for an env process does it twice a step."""
 PROGRESS_PLACE: Final = slice(0, PROGRESS.size)
+_PARTS: Final = struct.Struct("=QQQQ")
+_PARTS_PLACE: Final = slice(_PAGE.itemsize - _PARTS.size, _PAGE.itemsize)
+_SERVER_POLL_S: Final = 0.02
 _LOOKS: Final = 64
 """How often is looked for something whole: a process that does nothing but write spoils every second look, and one who
 sleeps while he writes is met again at the next."""
@@ -83,6 +87,22 @@ class Look(NamedTuple):
     steps: int
 
 
+class PartSums(NamedTuple):
+    """Where the time of steps went, summed over them; see `zmqcarla.workers.step_parts`.
+
+    Attributes:
+        steps: so many.
+        tick_ns: control and ticks of the world.
+        render_ns: waiting for the sensors.
+        observe_ns: observation, reward and criteria.
+    """
+
+    steps: int
+    tick_ns: int
+    render_ns: int
+    observe_ns: int
+
+
 class StatusPage:
     """The page of one worker; the supervisor creates it, the env process attaches and writes.
 
@@ -91,9 +111,9 @@ class StatusPage:
     Attributes:
         fd: of the page, to be inherited by the env process; -1 in a process that attached.
         fields: structured scalar array {phase, incarnation, since_ns (CLOCK_MONOTONIC), row, seq, steps, lease_id,
-            board (its name), episode (its name), resets (begun since the page was made)}; the supervisor writes
-            {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1: leave the server
-            before the next reset, it is to be replaced)}.
+            board (its name), episode (its name), resets (begun since the page was made), parts (a PartSums)}; the
+            supervisor writes {server (HOST:PORT), server_serial (one more for each server that came up), recycle (1:
+            leave the server before the next reset, it is to be replaced)}.
         steps: done so far, as the process that does them counts.
         memory: of the page; what PROGRESS packs goes to PROGRESS_PLACE, for one who does nothing else all day.
     """
@@ -155,6 +175,15 @@ class StatusPage:
         address: bytes = self.fields["server"].item()
         return address.decode()
 
+    def wait_for_server(self, serial: int, timeout_s: float) -> bool:
+        """As an env process, wait until a server has come up after that of this number; whether one has, in time."""
+        deadline = time.monotonic() + timeout_s
+        while self.fields["server_serial"].item() == serial:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_SERVER_POLL_S)
+        return True
+
     def look(self) -> Look:
         """What was written last, as far as it is whole."""
         for _ in range(_LOOKS):
@@ -167,6 +196,19 @@ class StatusPage:
                 self._seen = Look(Phase(phase), age_s, row, seq, steps)
                 break
         return self._seen
+
+    def tell_parts(self, steps: int, tick_ns: int, render_ns: int, observe_ns: int) -> None:
+        """Say where the time of the steps went that the page has seen, see `PartSums`."""
+        self.memory[_PARTS_PLACE] = _PARTS.pack(steps, tick_ns, render_ns, observe_ns)
+
+    def parts(self) -> PartSums:
+        """What was told last, as far as it is whole; a step more or less does no harm in a sum."""
+        copy = self.memory[_PARTS_PLACE]
+        for _ in range(_LOOKS):
+            before, copy = copy, self.memory[_PARTS_PLACE]
+            if copy == before:
+                break
+        return PartSums(*_PARTS.unpack(copy))
 
     def close(self) -> None:
         """Let go."""

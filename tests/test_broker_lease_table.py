@@ -185,7 +185,9 @@ def test_a_request_that_waits_for_a_worker_which_never_comes_up_is_refused_with_
 def heartbeat(*worker_ids: str, steps: int = 0, restarts: int = 0) -> p.Heartbeat:
     each = len(worker_ids)
     numbers = ((steps,) * each, (restarts,) * each, (3 << 20,) * each, (5 << 20,) * each)
-    return p.Heartbeat(worker_ids, ("idle",) * each, *numbers, (7 << 20,) * each, (60.0,) * each, ("server",) * each)
+    parts = ((8.0,) * each, (2.0,) * each, (0.5,) * each)
+    memory = ((7 << 20,) * each, (60.0,) * each, ("server",) * each)
+    return p.Heartbeat(worker_ids, ("idle",) * each, *numbers, *memory, *parts)
 
 
 def test_a_silent_supervisor_is_a_lost_worker() -> None:
@@ -217,12 +219,16 @@ def test_a_heartbeat_says_how_the_worker_does() -> None:
     assert [worker[name] for name in ("seen_s", "phase", "steps", "env_rss_bytes", "server_rss_bytes")] == [
         *(3, "idle", 7, 3 << 20, 5 << 20)
     ]
+    assert pool.table.statistics(pool.now)["leases"] == []
+    assert (worker["tick_ms"], worker["render_ms"], worker["observe_ms"]) == (8.0, 2.0, 0.5)
     assert (worker["server_vram_bytes"], worker["growth_bytes_per_h"], worker["leaks"]) == (7 << 20, 60.0, "server")
 
 
 def test_a_heartbeat_with_a_short_column_is_rejected() -> None:
     pool = Pool(workers=2)
-    beat = p.Heartbeat(("w0", "w1"), ("idle",), (1, 2), (0, 0), (3, 4), (5, 6), (7, 8), (0.0, 0.0), ("", ""))
+    beat = p.Heartbeat(
+        ("w0", "w1"), ("idle",), (1, 2), (0, 0), (3, 4), (5, 6), (7, 8), (0.0, 0.0), ("", ""), *((0.0, 0.0),) * 3
+    )
     text = _only(pool.tell(b"s", beat), p.Rejected).text
     assert "expected 2 values in each column" in text
 
@@ -369,6 +375,7 @@ def test_statistics_are_plain_values() -> None:
     assert [worker["row"] for worker in found["workers"]] == [0, -1]
     assert found["leases"][0]["num_envs"] == 1
     assert found["leases"][0]["step_p99_ms"] is None
+    assert found["leases"][0]["tick_ms"] is None
     assert found["queue"] == [{"env_id": "zmqcarla/Carla-v0", "num_envs": 5, "waiting_s": 0.0}]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
 from zmqcarla.broker.protocol import runtime_directory
-from zmqcarla.workers import ports
+from zmqcarla.workers import ports, servers
 from zmqcarla.workers.carla_env import CarlaEnv
 from zmqcarla.workers.servers import ServerSpec, launch
 
@@ -50,6 +52,34 @@ def carla_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "CarlaUE4").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return str(tmp_path)
+
+
+def start_script(folder: Path, text: str) -> str:
+    """A folder with a start script that does what the text says; there is no CarlaUE4 beside it."""
+    script = folder / "CarlaUE4.sh"
+    script.write_text(f"#!/bin/sh\n{text}\n")
+    script.chmod(0o755)
+    return str(folder)
+
+
+LATE_LISTENER = """
+import signal, socket, sys, time
+while True:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", int(sys.argv[1])))
+            one.listen()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            signal.pause()
+"""
+
+
+def late_listener(folder: Path, port: int) -> str:
+    (folder / "late.py").write_text(LATE_LISTENER)
+    return start_script(folder, f"exec {sys.executable} -I -S {folder}/late.py {port}")
 
 
 def gone(pid: int) -> bool:
@@ -151,6 +181,78 @@ def test_a_port_with_another_listener_is_named_with_its_owner(claim: ports.PortC
     second.close()
     assert first.poll() is None
     first.close()
+
+
+def test_a_listener_that_leaves_while_the_server_starts_is_no_failure(claim: ports.PortClaim, tmp_path: Path) -> None:
+    port = claim.block.rpc
+    with socket.socket() as old:
+        old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        old.bind(("127.0.0.1", port))
+        old.listen()
+        # The embedded simulator binds once; this one tries until it can, and so stands for one that comes up late.
+        server = launch(ServerSpec("carla", port, carla_root=late_listener(tmp_path, port)), tmp_path / "log")
+        server.server_pid()
+        assert not server.is_ready()
+    wait_until(server.is_ready)
+    assert ports.listener_pid(port) == server.server_pid()
+    server.close()
+
+
+def test_a_port_that_was_listened_on_and_is_not_any_more_is_not_ready(claim: ports.PortClaim, tmp_path: Path) -> None:
+    port = claim.block.rpc
+    with socket.socket() as old:
+        old.bind(("127.0.0.1", port))
+        old.listen()
+        server = launch(
+            ServerSpec("carla", port, carla_root=start_script(tmp_path, "exec sleep 1000")), tmp_path / "log"
+        )
+        assert not server.is_ready()
+    assert not server.is_ready()
+    with pytest.raises(SimulatorStartError, match=f"did not listen on port {port} within 0 s"):
+        server.wait_ready(0.0)
+    server.close()
+
+
+def test_a_stranger_that_stays_is_named(
+    claim: ports.PortClaim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_STRANGER_LEAVES_WITHIN_S", 0.0)
+    port = claim.block.rpc
+    server = launch(ServerSpec("carla", port, carla_root=start_script(tmp_path, "exec sleep 1000")), tmp_path / "log")
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortInUseError, match=f"found pid {os.getpid()}"):
+        server.wait_ready(30.0)
+    server.close()
+
+
+def test_the_status_of_a_server_whose_guard_was_killed_waits_for_the_server(
+    claim: ports.PortClaim, tmp_path: Path
+) -> None:
+    port = claim.block.rpc
+    server = launch(ServerSpec("embedded", port), tmp_path / "log")
+    server.wait_ready(30.0)
+    pid = server.server_pid()
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: server.poll() is not None)
+    assert gone(pid)
+    assert not ports.is_listening(port)
+    assert server.poll() == -signal.SIGKILL
+    again = launch(ServerSpec("embedded", port), tmp_path / "log")
+    again.wait_ready(30.0)
+    assert ports.listener_pid(port) == again.server_pid()
+    again.close()
+    server.close()
+
+
+def test_what_a_start_script_leaves_behind_ends_before_the_status_is_told(
+    claim: ports.PortClaim, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    wait = f"while [ ! -s {pid_file} ]; do sleep 0.01; done"
+    root = start_script(tmp_path, f"sh -c 'echo $$ > {pid_file}; exec sleep 1000' &\n{wait}")
+    server = launch(ServerSpec("carla", claim.block.rpc, carla_root=root), tmp_path / "log")
+    wait_until(lambda: server.poll() is not None)
+    assert gone(int(pid_file.read_text()))
+    server.close()
 
 
 def test_an_env_alone_starts_and_ends_its_own_server() -> None:

@@ -304,7 +304,10 @@ def test_ids_of_others_are_of_no_use(pool: KeyedPool, ours: KeyFolder, eve: Peer
         (p.Probe(lease_id), p.LeaseLost),
         (p.Renew(lease_id, COUNTER, 30.0, (worker,), None, None, ()), p.LeaseLost),
         (p.Register(p.PROTOCOL, worker, "host", 1, "none", None, None, ("*",), 30.0), p.Rejected),
-        (p.Heartbeat((worker,), ("idle",), (0,), (0,), (0,), (0,), (0,), (0.0,), ("",)), p.UnknownWorker),
+        (
+            p.Heartbeat((worker,), ("idle",), (0,), (0,), (0,), (0,), (0,), (0.0,), ("",), (0.0,), (0.0,), (0.0,)),
+            p.UnknownWorker,
+        ),
         (p.Leased(b"r", lease_id, b"b", (worker,)), p.Rejected),
     ]
     for message, answer in forged:

@@ -6,8 +6,26 @@ import asyncio
 from typing import Any, cast
 
 import msgpack
+import pytest
 
+from zmqcarla.sim import wire
+from zmqcarla.sim.actors import Actor
+from zmqcarla.sim.calls.commands import apply_batch
+from zmqcarla.sim.calls.vehicles import light_states
+from zmqcarla.sim.maps import MapShelf
+from zmqcarla.sim.roads import RoadMap
+from zmqcarla.sim.rpc import Session
+from zmqcarla.sim.simulation import Simulation
+from zmqcarla.sim.streams import StreamBoard
+from zmqcarla.sim.town import generate_town
 from zmqcarla.sim.traffic_managers import GRACE_S, GRACE_WAITS, NEW_GRACE_S, CueWatch, cue_again
+from zmqcarla.sim.world import World
+
+
+@pytest.fixture
+def session() -> Session:
+    world = World(RoadMap.load("Town", generate_town()))
+    return Session(Simulation(world, StreamBoard(0), MapShelf([]), wire.LATEST))
 
 
 def ticked(*asked: bool, wait_s: float = 0.0) -> CueWatch:
@@ -62,6 +80,48 @@ def test_a_new_manager_may_miss_the_first_tick() -> None:
         assert watch.stuck(20.0 + NEW_GRACE_S)
         watch.ask(20, now_s=20.1)
         assert not watch.stuck(1e9)
+
+
+def test_a_managers_batch_is_the_first_after_its_question() -> None:
+    watch = ticked(True)
+    assert watch.drive()
+    assert not watch.drive(), "a script's, which follows"
+    watch.tick(20, now_s=20.0)
+    assert not watch.drive()
+    watch.ask(20, now_s=20.1)
+    assert not watch.drive(), "a manager asks first"
+
+
+def test_the_server_knows_a_scripts_batch_from_what_the_client_sends_by_itself(session: Session) -> None:
+    """After a script's batch a tick's sensors are late (server.py): no other batch may cost that time."""
+    world = session.simulation.world
+    points: list[Any] = [tuple(point) for point in world.road_map.spawn_points[:3].tolist()]
+    led, free = (world.spawn("walker.pedestrian.0001", [], point) for point in points[:2])
+    world.spawn("controller.ai.walker", [], (0.0,) * 6, led)
+    car = world.spawn("vehicle.audi.tt", [], points[2])
+
+    def walks(*walkers: Actor) -> list[Any]:
+        return [[[7, [each.id, [[*points[0][:3]], [0.0, 0.0, 0.0]], 1.0]]] for each in walkers]
+
+    drives = [[[2, [car.id, [0.5, 0.0, 0.0, False, False, False, 0]]]]]
+
+    def scripted(commands: list[Any]) -> bool:
+        apply_batch(session, commands, False)
+        return session.scripted_batch
+
+    assert scripted(drives)
+    assert scripted(walks(free))
+    assert scripted(walks(led, free))
+    assert not scripted(walks(led))
+    assert scripted([])
+
+    light_states(session)
+    assert scripted(drives), "who asks for lights is no manager"
+    session.traffic_manager_ports.add(8000)
+    session.cues.tick(1, 0.0)
+    session.cues.ask(1, 0.1)
+    assert not scripted(drives)
+    assert scripted(drives)
 
 
 def test_the_cue_is_one_write_of_two_requests() -> None:

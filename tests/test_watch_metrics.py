@@ -15,7 +15,7 @@ from pools import ready_pool
 
 from zmqcarla.broker.errors import AddressInUseError
 from zmqcarla.broker.logs import JsonFormatter
-from zmqcarla.broker.protocol import STEP_TIMES
+from zmqcarla.broker.protocol import ENV_PARTS, STEP_TIMES
 from zmqcarla.pool import LocalPool
 from zmqcarla.watch.metrics import CONTENT_TYPE, metrics_text, serving_metrics
 
@@ -61,6 +61,7 @@ def test_a_scrape_shows_what_the_broker_knows(pool: LocalPool, new_vec_env: NewV
         parts = {name: _sum(_scrape(port), f"lease_{name}") for name in STEP_TIMES}
         assert parts["step_p50_ms"] >= parts["env_p50_ms"] > 0
         assert parts["policy_p50_ms"] > 0
+        assert not [name for name in _scrape(port) if "tick_ms" in name]  # a plain env does not tell
         with pytest.raises(urllib.error.HTTPError, match="404"):
             _scrape(port, "/")
         with pytest.raises(AddressInUseError, match="pass another --metrics PORT"), serving_metrics(pool.address, port):
@@ -70,8 +71,9 @@ def test_a_scrape_shows_what_the_broker_knows(pool: LocalPool, new_vec_env: NewV
 def test_without_a_broker_it_is_down_and_labels_are_escaped() -> None:
     assert metrics_text(None).endswith("zmqcarla_up 0\n")
     lease = {"lease": "ab", "env_id": 'a"b\\c\nd', "num_envs": 1, "commands": 0, "silent_s": 0.0}
-    lease |= dict.fromkeys(STEP_TIMES)
+    lease |= dict.fromkeys((*STEP_TIMES, *ENV_PARTS)) | {"tick_ms": 2.5}
     text = metrics_text({"workers": [], "leases": [lease], "queue": []})
+    assert r'zmqcarla_lease_tick_ms{lease="ab",env_id="a\"b\\c\nd"} 2.5' in text.splitlines()
     assert r'zmqcarla_lease_rows{lease="ab",env_id="a\"b\\c\nd"} 1' in text.splitlines()
 
 

@@ -39,6 +39,9 @@ WORKER: dict[str, Any] = {
     "retiring": False,
     "leaks": "",
     "growth_bytes_per_h": 0.0,
+    "tick_ms": 1000.4,
+    "render_ms": 150.0,
+    "observe_ms": 0.5,
 }
 LEASE = {"lease": "0123456789abcdef", "num_envs": 16, "env_id": "zmqcarla/Carla-v0", "commands": 5} | {
     "age_s": 100.0,
@@ -48,6 +51,9 @@ LEASE = {"lease": "0123456789abcdef", "num_envs": 16, "env_id": "zmqcarla/Carla-
     "env_p50_ms": 1200.0,
     "transport_p50_ms": 0.345,
     "policy_p50_ms": 34.56,
+    "tick_ms": 1000.4,
+    "render_ms": 150.0,
+    "observe_ms": 0.5,
 }
 POOL: dict[str, Any] = {"workers": [WORKER], "leases": [LEASE], "queue": []}
 
@@ -63,8 +69,10 @@ def shown(width: int, rates: dict[str, float] | None = None) -> str:
 @pytest.mark.parametrize("width", [80, 200])
 def test_nothing_is_cut_off(width: int, rates: dict[str, float] | None) -> None:
     lines = shown(width, rates).splitlines()
-    assert len(lines) == 4  # nothing wraps
-    assert lines[-1] == ("  step 1234 ms (p99 2346): env 1200, transport 0.34; policy 34.6")
+    assert len(lines) == 5  # nothing wraps
+    assert lines[-2] == "  step 1234 ms (p99 2346): env 1200, transport 0.34; policy 34.6"
+    assert lines[-1] == "  slowest env: tick 1000, render 150, observe 0.50"
+    assert ("1000+150+0.50" in lines[1].split()) == (width == 200)
     words = lines[1].split()
     expected = ["starting", "100", "01234567/12", "6800"]
     expected += ["10", "32000", "4194304"] if rates is None or width == 200 else ["123.4", "resetting"]

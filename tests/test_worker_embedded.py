@@ -39,6 +39,12 @@ def test_the_env_drives_on_the_workers_own_server(tmp_path: Path) -> None:
         assert outcome == "ok", value["traceback"]
         outcome, value = router.command("step", (0, [0.0, 0.5, 0.0]), 2)
         assert outcome == "ok", value["traceback"]
+        told: tuple[float, ...] = ()
+        while not any(told):
+            beat, _ = router.receive(p.Heartbeat)
+            told = (*beat.tick_ms, *beat.render_ms, *beat.observe_ms)
+        assert all(part_ms > 0.0 for part_ms in told)
+        assert sum(told) <= 1000.0 * value[5]  # what the whole step took
         server = server_pid()
         pool.process.terminate()
         assert pool.wait() == 0
@@ -95,7 +101,9 @@ def test_no_server_is_left_behind(tmp_path: Path, victim: str) -> None:
             wait_until(lambda: not is_alive(ready.pid), "the env process to end")
         else:
             os.kill(guard, signal.SIGKILL)
+            assert router.receive(p.WorkerLost)[0].reason == "its embedded simulator ended with status -9"
             router.ready(incarnation=2)
+            assert not is_alive(server)  # at once: the next one had its port
         wait_until(lambda: not is_alive(server), "the server to end")
     sweep()
 

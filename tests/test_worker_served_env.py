@@ -9,8 +9,8 @@ import gymnasium
 import pytest
 from worker_envs import CountingEnv
 
-from zmqcarla.broker.errors import LeaseRefusedError
-from zmqcarla.shm.status_page import StatusPage
+from zmqcarla.broker.errors import LeaseRefusedError, SimulatorStartError
+from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.served_env import ServedEnv
 
 OURS = "zmqcarla/Probe-v0"
@@ -22,6 +22,9 @@ class ProbeEnv(CountingEnv):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__()
         self.made_with = kwargs
+
+    def connect_to(self, address: str) -> None:
+        self.made_with["connect"] = address
 
 
 def make_probe(**kwargs: Any) -> ProbeEnv:
@@ -68,6 +71,19 @@ def test_without_a_simulator_an_env_of_ours_is_refused(page: StatusPage) -> None
     served = ServedEnv(("*",), "none", None, page)
     with pytest.raises(LeaseRefusedError, match="expected a worker with a simulator"):
         served.perform("open", {"env_id": OURS, "kwargs": {}, "autoreset": "NextStep"}, 0, 1)
+
+
+def test_a_worn_server_that_nobody_replaces_is_waited_for_with_a_limit(page: StatusPage) -> None:
+    served = ServedEnv(("zmqcarla/*",), "embedded", "127.0.0.1:24000", page, recycle_timeout_s=0.05)
+    served.perform("open", {"env_id": OURS, "kwargs": {}, "autoreset": "NextStep"}, 0, 1)
+    page.fields["recycle"] = 1
+    with pytest.raises(SimulatorStartError, match=r"within 0\.05 s \(recycle_timeout_s\), found none"):
+        served.perform("reset", {"slot": 0, "seed": None, "options": None}, 0, 2)
+    assert page.look().phase is Phase.RECYCLING
+    page.offer_server("127.0.0.1:24004")
+    served.perform("reset", {"slot": 0, "seed": None, "options": None}, 0, 3)
+    assert served.server == "127.0.0.1:24000"  # the next one is left only when it is worn
+    served.close()
 
 
 def test_a_failed_open_leaves_no_env(page: StatusPage) -> None:

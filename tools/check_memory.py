@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, help="check an env and its simulator over so many resets instead")
     parser.add_argument("--seeded", action="store_true", help="with a seed for each reset")
     parser.add_argument("--in-pool", action="store_true", help="the env in a pool's worker, and not in this process")
-    parser.add_argument("--renew-mib", type=int, default=4, help="the worker's renew_env_growth_mib")
+    parser.add_argument("--renew-mib", type=int, default=3, help="the worker's renew_env_growth_mib")
     parser.add_argument("--vehicles", type=int, default=30)
     parser.add_argument("--walkers", type=int, default=10)
     parser.add_argument("--most-percent", type=float, default=5.0, help="growth of memory that is too much")

@@ -134,6 +134,9 @@ class BrokerLink:
         if due:
             known_ids = tuple([offer.worker_id for offer in offers if offer.worker_id in self._welcomed])
             vitals = [vitals_of(worker_id) for worker_id in known_ids]
+            tick_ms, render_ms, observe_ms = (
+                zip(*[one.parts_ms for one in vitals], strict=True) if vitals else ((),) * 3
+            )
             beat = protocol.Heartbeat(
                 known_ids,
                 tuple([one.phase for one in vitals]),
@@ -144,6 +147,7 @@ class BrokerLink:
                 tuple([one.server_vram_bytes for one in vitals]),
                 tuple([one.growth_bytes_per_h for one in vitals]),
                 tuple([one.leaks for one in vitals]),
+                *(tick_ms, render_ms, observe_ms),
             )
             if self._send(beat):
                 self._due_at = now + protocol.HEARTBEAT_S

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from zmqcarla.workers.snapshots.plain import from_plain, to_plain
 from zmqcarla.workers.snapshots.progress import Progress, copy_into
 from zmqcarla.workers.snapshots.recording import Recording
 from zmqcarla.workers.snapshots.store import SnapshotStore
+from zmqcarla.workers.step_parts import StepParts
 from zmqcarla.workers.termination import Ending, ending_of
 
 
@@ -59,6 +61,7 @@ class CarlaEnv(SnapshotMethods):
         session: the connection to the server, None before the first reset and after close.
         episode: the running episode, None likewise.
         own_server: what starts, watches and replaces a server of the env's own; idle with `connect`.
+        step_parts: where the time of its steps goes.
         moment: what the last reset or step led to; not there before the first reset.
 
     The server is started, or connected to, by the first reset. The loaded world is used again by every later one. On
@@ -93,6 +96,7 @@ class CarlaEnv(SnapshotMethods):
         self._reward = make_reward(self.config.reward_type, self.config.reward_weights)
         self._simulator: SimulatorName = self.config.simulator_name
         self.own_server = OwnServer(self.config)
+        self.step_parts = StepParts()
         self.session: Session | None = None
         self.episode: Episode | None = None
         self.moment: Moment
@@ -166,7 +170,10 @@ class CarlaEnv(SnapshotMethods):
         """
         if self.episode is None or (self._progress.over and self._progress.kept is not None):
             raise gymnasium.error.ResetNeeded("expected reset() before step(), found no running episode; call reset()")
-        return self._advance(self.episode, self._control(action))
+        began_ns, episode = time.monotonic_ns(), self.episode
+        result = self._advance(episode, self._control(action))
+        self.step_parts.add(began_ns, episode.ticked_ns, episode.read_ns, time.monotonic_ns())
+        return result
 
     def _advance(
         self, episode: Episode, control: NDArray[np.float32]

@@ -23,12 +23,12 @@ from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers import lifecycle, ports, servers
 from zmqcarla.workers.health import ServerProbe
 from zmqcarla.workers.recycling import RecycleLimits, ServerWear
+from zmqcarla.workers.step_parts import LatestParts
 from zmqcarla.workers.vitals import Vitals, tree_pids, tree_rss_bytes
 from zmqcarla.workers.vram import VramGauge
 from zmqcarla.workers.worker_config import EnvProcessConfig, WorkerConfig
 
 _LAST_WORDS_BYTES: Final = 4096
-_ALREADY_LISTENS_S: Final = 1.0
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 
@@ -53,12 +53,12 @@ class Children:
         self._config = config
         self._broker = broker
         self._page = StatusPage.create()
+        self._parts = LatestParts()
         self._probe = ServerProbe(config.step_timeout_s)
         self._claim: ports.PortClaim | None = None
         self._server: servers.Server | None = None
-        self._server_fd = -1
-        self._server_ready = False
-        """Whether it has been looked at once it listened or ended."""
+        self._server_settled = False
+        """Whether it came up or failed to."""
         self._server_served = False
         self._refused_ports: set[int] = set()
         self._limits = RecycleLimits.of(config, config.simulator)
@@ -96,7 +96,8 @@ class Children:
     @property
     def exit_fds(self) -> set[int]:
         """pidfds, readable when a process of this worker has ended."""
-        return {fd for fd in (self._server_fd, self._env_fd) if fd >= 0}
+        server_fd = -1 if self._server is None else self._server.news_fd
+        return {fd for fd in (server_fd, self._env_fd) if fd >= 0}
 
     # --- what the state machine wants done ---
 
@@ -115,8 +116,7 @@ class Children:
                 extra=(*seed, *faults),
             )
             self._server = servers.launch(spec, self.server_log)
-            self._server_fd = os.pidfd_open(self._server.pid)
-            self._server_ready = self._server_served = False
+            self._server_settled = self._server_served = False
         except SimulatorStartError as error:
             return [lifecycle.ServerFailed(str(error), hopeless=True)]
         except (PortInUseError, OSError) as error:
@@ -145,9 +145,9 @@ class Children:
         if self._server is None:
             return [lifecycle.ServerExited(0)]
         if force:
-            self._kill_server_group(self._server)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._server.pid, signal.SIGKILL if force else signal.SIGTERM)
+            self._server.kill()
+        else:
+            self._server.ask_to_end()
         return []
 
     def start_env(self, incarnation: int) -> list[lifecycle.Event]:
@@ -169,6 +169,7 @@ class Children:
             rendering=config.rendering,
             env_patterns=config.env_patterns,
             quarantine=str(self.quarantine),
+            recycle_timeout_s=config.recycle_timeout_s,
             renew_growth_mib=config.renew_env_growth_mib,
         )
         self._page.fields["incarnation"] = incarnation
@@ -220,6 +221,7 @@ class Children:
             restarts=restarts,
             env_rss_bytes=0 if self._env is None else tree_rss_bytes(self._env.pid),
             server_rss_bytes=0 if self._server is None else tree_rss_bytes(self._server.pid),
+            parts_ms=self._parts.look(self._page),
         )
 
     def events(self) -> list[lifecycle.Event]:
@@ -257,25 +259,24 @@ class Children:
         server = self._server
         if server is None:
             return []
-        status = server.poll()
-        if not self._server_ready and (status is not None or ports.is_listening(server.spec.port)):
-            self._server_ready = True
+        if not self._server_settled:
             try:
-                server.wait_ready(_ALREADY_LISTENS_S)
+                if not server.is_ready():
+                    return []
             except (SimulatorStartError, PortInUseError) as error:
+                self._server_settled = True
                 return [lifecycle.ServerFailed(str(error))]
             self._begin_service(server)
             return [lifecycle.ServerReady()]
+        status = server.poll()
         if status is None:
             return [*self._wear_events(server), *self._silence_events(server)]
-        if status < 0:  # the guard itself was killed, so nobody has ended what it guarded
-            self._kill_server_group(server)
         self._forget_server(server)
         return [lifecycle.ServerExited(status)]
 
     def _begin_service(self, server: servers.Server) -> None:
         """The server has come up."""
-        self._server_served = True
+        self._server_settled = self._server_served = True
         self._wear, self._vram = ServerWear(self._limits), VramGauge()
         self._resets_before = self._resets_seen = int(self._page.fields["resets"])
         self._page.offer_server(f"127.0.0.1:{server.spec.port}")
@@ -292,7 +293,7 @@ class Children:
 
     def _silence_events(self, server: servers.Server) -> list[lifecycle.Event]:
         """Between commands the server is asked whether it lives; a command has its own time limit."""
-        if not self._server_ready or self._env is None or self._page.look().phase is not Phase.IDLE:
+        if not self._server_settled or self._env is None or self._page.look().phase is not Phase.IDLE:
             self._probe.forget()
             return []
         silent_s = self._probe.look(server.spec.port, time.monotonic())
@@ -301,15 +302,10 @@ class Children:
         self._probe.forget()
         return [lifecycle.ServerSilent(silent_s)]
 
-    def _kill_server_group(self, server: servers.Server) -> None:
-        with contextlib.suppress(ProcessLookupError, SimulatorStartError):
-            os.killpg(server.server_pid(timeout_s=0.01), signal.SIGKILL)
-
     def _forget_server(self, server: servers.Server) -> None:
         self._probe.forget()
         server.close()
-        os.close(self._server_fd)
-        self._server, self._server_fd = None, -1
+        self._server = None
         if self._config.port is None and self._claim is not None:
             if not self._server_served:
                 self._refused_ports.add(server.spec.port)

@@ -67,6 +67,7 @@ class EnvProcess:
             config.server,
             page,
             rendering=config.rendering,
+            recycle_timeout_s=config.recycle_timeout_s,
             quarantine=None if config.quarantine is None else Path(config.quarantine),
         )
         self._lease_id = b""

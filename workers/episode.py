@@ -6,6 +6,7 @@ What is random (spawn point, goal, weather) is drawn from the generator that is 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,12 +112,15 @@ class Episode:
         failed: whether what drives has given up, where that is not the caller.
         broken: the traceback of an error in scenarios of others, which cuts the episode; "" for none.
         save_name: of the route, which Bench2Drive's agents are told; None where it is none of theirs.
+        ticked_ns: when the last tick before the newest moment was done, of the monotonic clock.
+        read_ns: when its sensors had been read.
     """
 
     programme: Programme | None = None
     save_name: str | None = None
     failed = False
     broken = ""
+    ticked_ns = read_ns = 0
 
     def __init__(
         self,
@@ -361,10 +365,12 @@ class Episode:
 
     def _look(self, frame: int, ticks: Sequence[Tick]) -> Moment:
         assert self.sensors is not None
+        self.ticked_ns = time.monotonic_ns()
         x_m, y_m, _ = self._ego.position_m
         # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
         readings, felt = self.sensors.read(frame, self._config.timeout)
+        self.read_ns = time.monotonic_ns()
         hits = [
             Hit(hit.frame + self._told_frames, self.told.get(hit.actor_id, hit.actor_id), hit.actor_type)
             for hit in felt
@@ -416,7 +422,7 @@ class Episode:
     def _spawn(self, places: Sequence[Any]) -> int:
         """Spawn the ego at the first of the places that is free and return its index."""
         world = self._session.world
-        blueprint = world.get_blueprint_library().find(EGO_BLUEPRINT)
+        blueprint = self._session.blueprints.find(EGO_BLUEPRINT)
         blueprint.set_attribute("role_name", "hero")
         for index, place in enumerate(places):
             with self._session.answers("spawn_actor"):
@@ -442,7 +448,7 @@ def sensor_rig(session: Session, config: CarlaEnvConfig, vehicle: Any) -> Sensor
     if config.render_mode is not None:
         (chase,) = parse_sensors([chase_view(*config.image_size)], config.delta_s, ())
         specs += (replace(chase, id=CHASE),)
-    return SensorRig(session.world, vehicle, specs)
+    return SensorRig(session.world, session.blueprints, vehicle, specs)
 
 
 def _with_hits(ticks: Sequence[Tick], hits: Sequence[Hit]) -> list[Tick]:

@@ -278,19 +278,19 @@ def route_along(graph: LaneGraph, path: Sequence[int]) -> Route:
     points = np.asarray(path, dtype=np.intp)
     xy, yaw = graph.xyz_m[points, :2], np.radians(graph.yaw_deg[points])
     chord = np.linalg.norm(np.diff(xy, axis=0), axis=1)
-    pieces, owners = [xy[:1]], [np.zeros(1, dtype=np.intp)]
     tangent = np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
-    for k, length_m in enumerate(chord):
-        steps = max(1, math.ceil(length_m / _SAMPLE_M))
-        t = (np.arange(1, steps + 1) / steps)[:, None]
-        pieces.append(
-            (2 * t**3 - 3 * t**2 + 1) * xy[k]
-            + (t**3 - 2 * t**2 + t) * length_m * tangent[k]
-            + (3 * t**2 - 2 * t**3) * xy[k + 1]
-            + (t**3 - t**2) * length_m * tangent[k + 1]
-        )
-        owners.append(np.full(steps, k, dtype=np.intp))
-    line, owner = np.concatenate(pieces), np.concatenate(owners)
+    # Each chord becomes as many steps as it needs, along a Hermite curve.
+    steps = np.maximum(1, np.ceil(chord / _SAMPLE_M).astype(np.intp))
+    k = np.repeat(np.arange(len(chord)), steps)
+    t = ((np.arange(len(k)) - np.repeat(np.cumsum(steps) - steps, steps) + 1) / steps[k])[:, None]
+    length_m = chord[k, None]
+    line = (
+        (2 * t**3 - 3 * t**2 + 1) * xy[k]
+        + (t**3 - 2 * t**2 + t) * length_m * tangent[k]
+        + (3 * t**2 - 2 * t**3) * xy[k + 1]
+        + (t**3 - t**2) * length_m * tangent[k + 1]
+    )
+    line, owner = np.concatenate([xy[:1], line]), np.concatenate([[0], k])
     moved = np.concatenate([[True], np.linalg.norm(np.diff(line, axis=0), axis=1) > 1e-6])
     line, owner = line[moved], owner[moved]
     s_m = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])

@@ -145,7 +145,11 @@ def busy_blocks(first: int, count: int) -> list[str]:
 
 def port_owner(port: int) -> str:
     """Name the process that listens on `port`, as far as this user may know it."""
-    pid = listener_pid(port)
+    return owner_name(listener_pid(port), port)
+
+
+def owner_name(pid: int | None, port: int) -> str:
+    """Name a process that listens on `port`; None is one whose pid this user may not know."""
     if pid is None:
         return _user_of_listener(port)
     try:
@@ -156,11 +160,17 @@ def port_owner(port: int) -> str:
 
 def listener_pid(port: int) -> int | None:
     """Return the pid that listens on `port`, or None when nobody does or the pid is not readable."""
-    for connection in psutil.net_connections("tcp"):
+    return next(iter(listener_pids(port)), None)
+
+
+def listener_pids(port: int) -> list[int | None]:
+    """Return the pid of each listener on `port`, of any address; None for one that is not readable."""
+    return [
+        None if connection.pid is None else int(connection.pid)
+        for connection in psutil.net_connections("tcp")
         # The local address is an empty tuple while a socket is unbound.
-        if connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:2] == (port,):
-            return None if connection.pid is None else int(connection.pid)
-    return None
+        if connection.status == psutil.CONN_LISTEN and tuple(connection.laddr)[1:2] == (port,)
+    ]
 
 
 def is_listening(port: int) -> bool:

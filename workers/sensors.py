@@ -28,7 +28,7 @@ _FENCE: Final = SensorSpec("sensor.other.gnss", " fence", (0.0, 0.0, 0.0), (0.0,
 class SensorStream:
     """One sensor that is fixed to a vehicle and measures every tick, or every few."""
 
-    def __init__(self, world: carla.World, vehicle: carla.Vehicle, spec: SensorSpec) -> None:
+    def __init__(self, world: carla.World, library: Any, vehicle: carla.Vehicle, spec: SensorSpec) -> None:
         """Attach and start the sensor; its first measurement is that of the next tick.
 
         Raises:
@@ -40,7 +40,7 @@ class SensorStream:
         pose = carla.Transform(
             carla.Location(x_m, y_m, z_m), carla.Rotation(pitch=pitch_deg, yaw=yaw_deg, roll=roll_deg)
         )
-        self._sensor: Any = world.spawn_actor(_blueprint(world, spec), pose, attach_to=vehicle)
+        self._sensor: Any = world.spawn_actor(_blueprint(library, spec), pose, attach_to=vehicle)
         frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._frames = frames
         self._last: Any = None
@@ -100,8 +100,8 @@ class SensorStream:
 class CollisionLog:
     """Remembers whether a vehicle hit something."""
 
-    def __init__(self, world: carla.World, vehicle: carla.Vehicle) -> None:
-        blueprint = world.get_blueprint_library().find("sensor.other.collision")
+    def __init__(self, world: carla.World, library: Any, vehicle: carla.Vehicle) -> None:
+        blueprint = library.find("sensor.other.collision")
         self._sensor: Any = world.spawn_actor(blueprint, carla.Transform(), attach_to=vehicle)
         hits: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._hits = hits
@@ -141,24 +141,31 @@ class SensorRig:
     is something to wait for before the collisions are counted.
     """
 
-    def __init__(self, world: carla.World, vehicle: carla.Vehicle, specs: Sequence[SensorSpec]) -> None:
+    def __init__(self, world: carla.World, library: Any, vehicle: carla.Vehicle, specs: Sequence[SensorSpec]) -> None:
         """Spawn and start them; those that were spawned are destroyed again when one cannot be.
+
+        Args:
+            world: the vehicle's.
+            library: the server's `carla.BlueprintLibrary`.
+            vehicle: what they are fixed to.
+            specs: what is wanted.
 
         Raises:
             ValueError: an attribute is none of this server's.
         """
         self._world: Any = world
+        self._library = library
         self._vehicle = vehicle
         self._started: list[SensorStream | CollisionLog] = []
         self._streams: list[tuple[SensorSpec, SensorStream]] = []
-        self._collisions = CollisionLog(world, vehicle)
+        self._collisions = CollisionLog(world, library, vehicle)
         self._started.append(self._collisions)
         real = [spec for spec in specs if spec.type != SPEEDOMETER]
         if all(spec.ticks > 1 for spec in real):
             real.append(_FENCE)
         try:
             for spec in real:
-                stream = SensorStream(world, vehicle, spec)
+                stream = SensorStream(world, library, vehicle, spec)
                 self._started.append(stream)
                 self._streams.append((spec, stream))
         except BaseException:
@@ -197,7 +204,7 @@ class SensorRig:
                 continue
             stream.stop()
             self._world.get_actor(stream.actor_id).destroy()
-            fresh = SensorStream(self._world, self._vehicle, spec)
+            fresh = SensorStream(self._world, self._library, self._vehicle, spec)
             self._streams[index] = spec, fresh
             self._started[self._started.index(stream)] = fresh
 
@@ -220,8 +227,8 @@ def _is_zero(text: str) -> bool:
         return False
 
 
-def _blueprint(world: carla.World, spec: SensorSpec) -> Any:
-    blueprint = world.get_blueprint_library().find(spec.type)
+def _blueprint(library: Any, spec: SensorSpec) -> Any:
+    blueprint = library.find(spec.type)
     for name, value in spec.attributes:
         if not blueprint.has_attribute(name):
             known = ", ".join(sorted(attribute.id for attribute in blueprint))

@@ -16,7 +16,7 @@ from typing import Any, Final
 import gymnasium
 from gymnasium import wrappers
 
-from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, UnserialisableError
+from zmqcarla.broker.errors import LeaseRefusedError, ProtocolError, SimulatorStartError, UnserialisableError
 from zmqcarla.broker.protocol import AUTORESET_SAME_STEP, pack, step_frames
 from zmqcarla.shm.action_bytes import ActionBytes
 from zmqcarla.shm.arena import Arena, ArenaRow
@@ -29,6 +29,8 @@ from zmqcarla.shm.status_page import Phase, StatusPage
 from zmqcarla.workers.quarantine import EpisodeGate
 from zmqcarla.workers.renewal import Opened
 from zmqcarla.workers.step_loop import StepLoop
+from zmqcarla.workers.step_parts import StepParts
+from zmqcarla.workers.worker_config import RECYCLE_TIMEOUT_S
 
 _OURS: Final = "zmqcarla/"
 _WORKER_OWNS: Final = (
@@ -44,7 +46,6 @@ _WORKER_OWNS: Final = (
     "snapshot_folder",
 )
 _NOT_CALLABLE: Final = frozenset({"close", "reset", "step"})
-_SERVER_POLL_S: Final = 0.02
 _TRANSPARENT_WRAPPERS: Final = (
     wrappers.OrderEnforcing,
     wrappers.PassiveEnvChecker,
@@ -65,6 +66,7 @@ class ServedEnv:
         page: says what goes on.
         rendering: whether that server can draw.
         quarantine: file with the episodes that are not begun.
+        recycle_timeout_s: how long to wait for the server that replaces a worn one.
     """
 
     def __init__(
@@ -76,11 +78,13 @@ class ServedEnv:
         *,
         rendering: bool = True,
         quarantine: Path | None = None,
+        recycle_timeout_s: float = RECYCLE_TIMEOUT_S,
     ) -> None:
         self._env_patterns = env_patterns
         self._simulator = simulator
         self._server = server
         self._rendering = rendering
+        self._recycle_timeout_s = recycle_timeout_s
         self._page = page
         self._gate = EpisodeGate(page, quarantine)
         self._env_id = ""
@@ -234,6 +238,9 @@ class ServedEnv:
 
     def _adopt(self, env: gymnasium.Env[Any, Any], autoreset: str) -> None:
         self._env = env
+        parts = getattr(env.unwrapped, "step_parts", None)
+        if isinstance(parts, StepParts):
+            parts.show_on(self._page)
         self._same_step = autoreset == AUTORESET_SAME_STEP
         self._flatten = make_flatten(env.observation_space)
         fixed = Board.can_hold(env.action_space)
@@ -323,8 +330,11 @@ class ServedEnv:
         serial = page.fields["server_serial"].item()
         self._opened().unwrapped.close()
         page.enter(Phase.RECYCLING, row, seq)
-        while page.fields["server_serial"].item() == serial:  # the supervisor cuts this when it takes too long
-            time.sleep(_SERVER_POLL_S)
+        if not page.wait_for_server(serial, self._recycle_timeout_s):
+            raise SimulatorStartError(
+                f"expected a server in place of the worn one within {self._recycle_timeout_s:g} s (recycle_timeout_s), "
+                "found none; the supervisor's log says why it did not come up"
+            )
         self._server = page.server
         connect_to(self._server)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from zmqcarla.broker.errors import PortInUseError, SimulatorStartError
-from zmqcarla.workers import ports
+from zmqcarla.workers import ports, session_end
 
 SimulatorName = Literal["embedded", "carla"]
 QualityLevel = Literal["Low", "Epic"]
@@ -34,6 +34,9 @@ _POLL_S = 0.02
 _LOG_TAIL_BYTES = 2000
 # The guard's own grace, plus room for a loaded machine.
 _CLOSE_TIMEOUT_S = 8.0
+_LEFT_WITHIN_S = 10.0
+# More than the guard's grace: the last server of a supervisor that was killed lives as long.
+_STRANGER_LEAVES_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Server:
         spec: what was started.
         log_path: file that takes the server's output.
         pid: the guard, which is also the session of everything the server starts.
+        news_fd: a pidfd, readable when `poll` is worth a call: the guard's, after its end that of something it left.
     """
 
     def __init__(
@@ -134,14 +138,54 @@ class Server:
         self.spec = spec
         self.log_path = log_path
         self.pid = guard.pid
+        self.news_fd = os.pidfd_open(guard.pid)
         self._guard = guard
+        self._guard_ended_at: float | None = None
+        self._stranger_since: float | None = None
         self._lifeline = lifeline
         self._server_pid: int | None = None
         _LIFELINES.add(lifeline)
 
     def poll(self) -> int | None:
-        """Return the server's exit status (128 + signal when killed), or None while it runs."""
-        return self._guard.poll()
+        """Return the server's exit status, or None while anything of it lives.
+
+        A guard can end before all that it guarded: when it is killed itself, and when the start script ends before the
+        server. What is left is killed here. The next server on the same port would meet it there, so the status is held
+        back until it has ended; what does not within ten seconds hangs in the kernel, and is not waited for.
+
+        Returns:
+            128 + signal for a server that was killed; negative for a guard that was.
+        """
+        if self._guard.returncode is not None:
+            return self._guard.returncode
+        # Looked at without reaping: as long as the guard is a zombie, the session's number is not given to strangers.
+        try:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+        except ChildProcessError:  # a forked child asks: it is the parent's to end
+            return self._guard.poll()
+        self._guard_ended_at = self._guard_ended_at or time.monotonic()
+        left = session_end.kill(self.pid)
+        if left and time.monotonic() - self._guard_ended_at < _LEFT_WITHIN_S:
+            self._watch(left[0])
+            return None
+        return self._guard.wait()
+
+    def ask_to_end(self) -> None:
+        """Have the guard end the server; `poll` tells when it has."""
+        if self._guard.returncode is None:  # Popen's own terminate() would reap it
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the guard and all that it guards; `poll` tells when they have ended."""
+        if self._guard.returncode is None:
+            session_end.kill(self.pid)
+
+    def _watch(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(pid)
+            os.close(self.news_fd)
+            self.news_fd = fd
 
     def server_pid(self, timeout_s: float = 5.0) -> int:
         """Return the pid of the server's first process, which leads its process group.
@@ -160,6 +204,30 @@ class Server:
             self._server_pid = int(line)
         return self._server_pid
 
+    def is_ready(self) -> bool:
+        """Whether the server listens on its RPC port: itself, and not whoever had the port before. Does not wait.
+
+        Raises:
+            SimulatorStartError: it has ended.
+            PortInUseError: somebody else listens there too, or has not left within five seconds.
+        """
+        port = self.spec.port
+        ended = self.poll() is not None
+        listeners = ports.listener_pids(port) if ports.is_listening(port) else []
+        strangers = [pid for pid in listeners if not self._owns(pid)]
+        came_up = len(strangers) < len(listeners)
+        now = time.monotonic()
+        since = self._stranger_since = (self._stranger_since or now) if strangers else None
+        if since is not None and (ended or came_up or now - since > _STRANGER_LEAVES_WITHIN_S):
+            raise PortInUseError(
+                f"expected our {self.spec.simulator} simulator (session {self.pid}) on port {port}, found "
+                f"{ports.owner_name(strangers[0], port)}; choose another --port or end that process",
+                port,
+            )
+        if ended:
+            raise self.ended_error()
+        return came_up
+
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until the server listens on its RPC port.
 
@@ -167,54 +235,43 @@ class Server:
             SimulatorStartError: it ended, or did not listen within `timeout_s`.
             PortInUseError: somebody else listens there.
         """
-        port = self.spec.port
-        if not ports.is_listening(port):
-            self._wait_listening(timeout_s)
-        listener = ports.listener_pid(port)
-        if listener is None or not self._owns(listener):
-            raise PortInUseError(
-                f"expected our {self.spec.simulator} simulator (session {self.pid}) on port {port}, found "
-                f"{ports.port_owner(port)}; choose another --port or end that process",
-                port,
-            )
-
-    def _wait_listening(self, timeout_s: float) -> None:
-        # Asked before its pid is used: that of a guard that has been reaped is nobody's.
-        if self.poll() is not None:
-            raise self.ended_error()
         deadline = time.monotonic() + timeout_s
-        port = self.spec.port
-        ended = os.pidfd_open(self.pid)
-        try:
-            while not ports.is_listening(port):
-                if time.monotonic() > deadline:
-                    raise self._start_error(f"did not listen on port {port} within {timeout_s:g} s")
-                select.select([ended], [], [], _POLL_S)
-                if self.poll() is not None:
-                    raise self.ended_error()
-        finally:
-            os.close(ended)
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                raise self._start_error(f"did not listen on port {self.spec.port} within {timeout_s:g} s")
+            self._wait_for_news(_POLL_S)
 
     def close(self) -> None:
         """End the server within about eight seconds; a second call does nothing."""
         self._lifeline.close()
-        try:
-            self._guard.wait(_CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            # The guard itself is stuck (stopped, or starved): end the session's groups without it.
-            for pid in (self._server_pid, self.pid):
-                if pid is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-            self._guard.wait(_CLOSE_TIMEOUT_S)
+        if not self._wait_ended(_CLOSE_TIMEOUT_S):
+            # The guard itself is stuck (stopped, or starved): end the session without it.
+            self.kill()
+            self._wait_ended(_CLOSE_TIMEOUT_S)
+        if self.news_fd >= 0:
+            os.close(self.news_fd)
+            self.news_fd = -1
+
+    def _wait_ended(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                return False
+            self._wait_for_news(_POLL_S)
+        return True
+
+    def _wait_for_news(self, timeout_s: float) -> None:
+        news = select.poll()
+        news.register(self.news_fd, select.POLLIN)
+        news.poll(1000.0 * timeout_s)
 
     def ended_error(self) -> SimulatorStartError:
         """Return the error that says with which status the server ended, and what it wrote last."""
         return self._start_error(f"ended with status {self.poll()}")
 
-    def _owns(self, pid: int) -> bool:
+    def _owns(self, pid: int | None) -> bool:
         try:
-            return os.getsid(pid) == self.pid
+            return pid is not None and os.getsid(pid) == self.pid
         except ProcessLookupError:
             return False
 

@@ -94,6 +94,12 @@ class Session:
         return RoadLines(self.map)
 
     @functools.cached_property
+    def blueprints(self) -> Any:
+        """The `carla.BlueprintLibrary`, asked for once: it is the server's, and takes 5 ms to come over."""
+        with self.answers("get_actor_definitions"):
+            return self.world.get_blueprint_library()
+
+    @functools.cached_property
     def spawn_lanes(self) -> list[int]:
         """The point of the graph at each spawn point of the map."""
         places = [place.location for place in self.map.get_spawn_points()]

@@ -72,7 +72,7 @@ class Traffic:
             SimulatorStartError: the Traffic Manager's port is taken.
             SimulatorTimeoutError: the server does not answer.
         """
-        library = self._session.world.get_blueprint_library()
+        library = self._session.blueprints
         cars = sorted((each for each in library.filter("vehicle.*") if _has_four_wheels(each)), key=lambda b: b.id)
         if self._wanted.parked:
             self._park(rng, cars, ego_m)
@@ -123,7 +123,6 @@ class Traffic:
             state: from `get_state`, with the ids of this world.
             born: ids of those that are new to the Traffic Manager.
         """
-        world = self._session.world
         self._parked, self._walkers = list(state["parked"]), list(state["walkers"])
         self._vehicles = self._actors(state["vehicles"])
         new = [vehicle for vehicle in self._vehicles if int(vehicle.id) in born]
@@ -136,7 +135,7 @@ class Traffic:
             for vehicle in new:
                 manager.ignore_lights_percentage(vehicle, self._config.traffic_ignores_lights_percent)
             self._unticked = new
-        leader = world.get_blueprint_library().find("controller.ai.walker")
+        leader = self._session.blueprints.find("controller.ai.walker")
         leaders = self._session.batch(
             [carla.command.SpawnActor(leader, carla.Transform(), actor_id) for actor_id, _, _ in state["walks"]]
         )
@@ -171,12 +170,11 @@ class Traffic:
             each for each in self._session.map.get_spawn_points() if each.location.distance(ego_m) > _FREE_AROUND_EGO_M
         ]
         chosen = [places[int(k)] for k in rng.permutation(len(places))[: self._wanted.vehicles]]
-        command: Any = carla.command
-        autopilot = command.SetAutopilot(command.FutureActor, True, manager.get_port())
-        spawned = self._session.batch(
-            [carla.command.SpawnActor(_dressed(cars, rng), place).then(autopilot) for place in chosen]
-        )
+        spawned = self._session.batch([carla.command.SpawnActor(_dressed(cars, rng), place) for place in chosen])
         self._vehicles = self._actors(spawned)
+        # In a batch of its own: for one that is spawned with it, the client asks the server who each of them is.
+        autopilot: Any = carla.command.SetAutopilot
+        self._session.batch([autopilot(vehicle, True, manager.get_port()) for vehicle in self._vehicles])
         for vehicle in self._vehicles:
             manager.ignore_lights_percentage(vehicle, self._config.traffic_ignores_lights_percent)
 
@@ -202,7 +200,7 @@ class Traffic:
             [carla.command.SpawnActor(_person(people, rng), carla.Transform(start)) for start, _ in pairs]
         )
         walking = [(actor_id, target) for actor_id, (_, target) in zip(spawned, pairs, strict=True) if actor_id]
-        leader = world.get_blueprint_library().find("controller.ai.walker")
+        leader = self._session.blueprints.find("controller.ai.walker")
         leaders = self._session.batch(
             [carla.command.SpawnActor(leader, carla.Transform(), actor_id) for actor_id, _ in walking]
         )

@@ -19,6 +19,7 @@ class Vitals:
         restarts: since the supervisor started.
         env_rss_bytes: resident memory of the env process and its children; pages that they share count each time.
         server_rss_bytes: the same of the server and its guard; 0 where the server is not ours.
+        parts_ms: of a step, see `zmqcarla.workers.step_parts.LatestParts`.
         server_vram_bytes: GPU memory of the server; looked at once a minute, 0 where nobody can tell.
         growth_bytes_per_h: of both in main memory; 0 while nothing can be said.
         leaks: what leaks, see `zmqcarla.workers.trend`.
@@ -29,6 +30,7 @@ class Vitals:
     restarts: int
     env_rss_bytes: int
     server_rss_bytes: int
+    parts_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
     server_vram_bytes: int = 0
     growth_bytes_per_h: float = 0.0
     leaks: str = ""

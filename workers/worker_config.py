@@ -7,10 +7,13 @@ import json
 import re
 import secrets
 import socket
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from zmqcarla.broker.protocol import DEFAULT_TTL_S
 from zmqcarla.workers.servers import QUALITY_LEVELS, QualityLevel
+
+RECYCLE_TIMEOUT_S: Final = 540.0
+"""Room for three starts at their limit, and less than clients wait for a reset."""
 
 WorkerSimulator = Literal["embedded", "carla", "none"]
 
@@ -109,7 +112,10 @@ class WorkerConfig:
     recycle_vram_growth_mib: int = 2048
     """The same of its GPU memory, where the driver tells it a process."""
 
-    renew_env_growth_mib: int = 4
+    recycle_timeout_s: float = RECYCLE_TIMEOUT_S
+    """How long an env process waits for the server that replaces one; then it ends, and both are started anew."""
+
+    renew_env_growth_mib: int = 3
     """Growth of the env process's own memory, in MiB since its twentieth episode, at which it begins anew before the
     next one, on the same server; 0 for never."""
 
@@ -118,7 +124,7 @@ class WorkerConfig:
         choices = ("embedded", "carla", "none")
         _expect("simulator", self.simulator, self.simulator in choices, f"one of {', '.join(choices)}")
         _expect("env_patterns", self.env_patterns, self.env_patterns, "at least one pattern")
-        for name in ("step", "reset", "open", "restart"):
+        for name in ("step", "reset", "open", "restart", "recycle"):
             value = getattr(self, f"{name}_timeout_s")
             _expect(f"{name}_timeout_s", value, value > 0.0, "a number above 0")
         _expect("quality", self.quality, self.quality in QUALITY_LEVELS, f"one of {', '.join(QUALITY_LEVELS)}")
@@ -231,6 +237,9 @@ class EnvProcessConfig:
 
     quarantine: str | None = None
     """File with the episodes that are not begun."""
+
+    recycle_timeout_s: float = RECYCLE_TIMEOUT_S
+    """As in WorkerConfig."""
 
     renew_growth_mib: int = 0
     """As renew_env_growth_mib in WorkerConfig."""

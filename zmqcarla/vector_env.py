@@ -32,7 +32,6 @@ from zmqcarla.broker.errors import CommandTimeoutError, WorkerLostError
 from zmqcarla.contract import (
     UpstreamTimeout,
     check_call_name,
-    check_same_spaces,
     chosen_rows,
     gone_error,
     masked_rows,
@@ -43,6 +42,7 @@ from zmqcarla.contract import (
 from zmqcarla.first_k import FirstK, Received
 from zmqcarla.infos import batch_infos, joined
 from zmqcarla.lease import Outcome, RowLease
+from zmqcarla.opening import open_all, open_payloads
 from zmqcarla.row_ends import RowEnds
 from zmqcarla.row_states import RowStates
 from zmqcarla.rows import Rows, Transport
@@ -104,22 +104,13 @@ class VectorEnv(SnapshotCalls):
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
             self._states = RowStates(self.num_envs, self.autoreset_mode)
-            self._set_up(self._open_payloads(env_id, env_kwargs), transport, slots)
+            self._set_up(open_payloads(env_id, env_kwargs, self.num_envs, self.autoreset_mode), transport, slots)
         except BaseException:
             self.close()
             raise
 
-    def _open_payloads(
-        self, env_id: str, env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None
-    ) -> list[dict[str, Any]]:
-        each = [env_kwargs or {}] * self.num_envs if env_kwargs is None or isinstance(env_kwargs, dict) else env_kwargs
-        if len(each) != self.num_envs:
-            raise ValueError(f"expected one dict of env_kwargs a row ({self.num_envs}), found {len(each)}")
-        mode = self.autoreset_mode.value
-        return [{"env_id": env_id, "kwargs": dict(kwargs), "autoreset": mode} for kwargs in each]
-
-    def _set_up(self, open_payloads: list[dict[str, Any]], transport: Transport, slots: int) -> None:
-        answers = self._open_all(open_payloads)
+    def _set_up(self, payloads: list[dict[str, Any]], transport: Transport, slots: int) -> None:
+        answers = open_all(self._lease, payloads, self._timeout_s, self._settled)
         self._take_spaces(answers)
         self._check_actions = action_checker(self.single_action_space, self.action_space, self.num_envs)
         self.metadata = {**answers[0]["metadata"], "autoreset_mode": self.autoreset_mode}
@@ -127,30 +118,16 @@ class VectorEnv(SnapshotCalls):
         reserves = 2 if self.autoreset_mode is AutoresetMode.SAME_STEP else 1  # the second one for final observations
         arena = Arena.create(self.single_observation_space, self.num_envs, slots + reserves)
         self._ring = SlotRing(slots)
-        self._rows = Rows(self._lease, arena, self.single_action_space, transport, open_payloads)
+        self._rows = Rows(self._lease, arena, self.single_action_space, transport, payloads)
         self._ends = RowEnds(self._rows, self.autoreset_mode)
         self._first_k = FirstK(self._rows, self._ring, self.single_action_space, self._states, self._ends)
         self._abandoned = AbandonedCall(self._rows, self._states, self._ring)
 
     def _take_spaces(self, answers: list[dict[str, Any]]) -> None:
-        check_same_spaces(answers)
         self.single_observation_space = build(answers[0]["observation_space"])
         self.single_action_space = build(answers[0]["action_space"])
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-    def _open_all(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        answers: dict[int, dict[str, Any]] = {}
-        rows = list(range(self.num_envs))
-        outcomes: list[Outcome] = []
-        for _ in range(_ATTEMPTS):  # a worker that dies meanwhile is asked again when it is back
-            seq = self._lease.send(rows, ["open"] * len(rows), [self._lease.pack(payloads[row]) for row in rows])
-            outcomes = self._settled(self._lease.wait(seq, self._timeout_s))
-            answers.update({outcome.row: outcome.payload for outcome in outcomes if outcome.kind == "ok"})
-            rows = [outcome.row for outcome in outcomes if outcome.kind == "lost"]
-            if not rows:
-                return [answers[row] for row in range(self.num_envs)]
-        raise WorkerLostError(f"rows {rows} were lost {_ATTEMPTS} times while their envs were made: {outcomes}")
 
     # --- reset ---
 

@@ -13,6 +13,7 @@ import contextlib
 import gc
 import inspect
 import random
+import time
 import traceback
 from dataclasses import replace
 from typing import Any, Final
@@ -283,9 +284,11 @@ class OfficialEpisode(Episode):
         )
 
     def _moment(self, frame: int) -> Moment:
+        self.ticked_ns = time.monotonic_ns()
         x_m, y_m, _ = self._ego.position_m
         place = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
         readings, hits = self.sensors.read(frame, self._config.timeout)
+        self.read_ns = time.monotonic_ns()
         completed = self.score.completion_percent
         arrived = self._ended and completed >= 100.0
         place = replace(place, completion_percent=completed, arrived=arrived)

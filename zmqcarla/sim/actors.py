@@ -5,6 +5,7 @@ message. Position, velocity and control live nowhere else, so what is published 
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from zmqcarla.sim import wire
 from zmqcarla.sim.blueprints import Blueprint, Shape
 from zmqcarla.sim.geometry import Pose, Vector
 from zmqcarla.sim.signals import Box
-from zmqcarla.sim.vehicle_physics import Model, default_control
+from zmqcarla.sim.vehicle_physics import Model, as_built
 
 _FIRST_CAPACITY = 256
 
@@ -127,12 +128,19 @@ class Vehicle(Actor):
     light: "TrafficLight | None" = None
 
     def __post_init__(self) -> None:
-        self.set_control(self.control or default_control(self.blueprint))
+        if self.control:
+            self.set_control(self.control)
+        else:
+            control, model = as_built(self.blueprint)
+            self._fit(control, copy(model))  # grip changes; the tables are the same for all
         self.sticky = self.attribute("sticky_control", "true").lower() != "false"
 
     def set_control(self, control: list[Any]) -> None:
         """Give it another VehiclePhysicsControl."""
-        self.model = Model.compile(control, self.blueprint)
+        self._fit(control, Model.compile(control, self.blueprint))
+
+    def _fit(self, control: list[Any], model: Model) -> None:
+        self.model = model
         self.own_grip_mps2 = self.model.grip_mps2
         self.control = control
         self.asleep = False

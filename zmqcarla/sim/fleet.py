@@ -49,7 +49,7 @@ class Fleet:
         self.vehicles = list(vehicles)
         self.flat = None if flat_m is None else (flat_m, 0.0, 0.0)
         self._models = models
-        self._squad = Squad(self, [])
+        self._squad: Squad | None = None
         self.columns = np.array(
             [*([getattr(m, name) for m in models] for name in _COLUMNS), [v.shape.extent_m[1] for v in vehicles]]
         )
@@ -70,21 +70,23 @@ class Fleet:
 
     def squad(self, members: list[int]) -> Squad:
         """Those of the vehicles that are to move, by their place in the fleet."""
-        if self._squad.members != members:
+        if self._squad is None or self._squad.members != members:
             self._squad = Squad(self, members)
         return self._squad
 
 
 class Squad:
-    """Vehicles of a fleet that move together; its columns (n,) are those of `vehicle_physics.Model`."""
+    """Vehicles of a fleet that move together; its columns (n,) are those of `vehicle_physics.Model`.
+
+    It keeps arrays of its fleet and not the fleet, which keeps it: in a ring neither is freed before the garbage
+    collector's next full round, some sixty episodes later, with 2 MB of models each.
+    """
 
     def __init__(self, fleet: Fleet, members: list[int]) -> None:
         self.members = members
-        if not members:
-            return
         self.vehicles = [fleet.vehicles[index] for index in members]
         self._models = [vehicle.model for vehicle in self.vehicles]
-        self._fleet = fleet
+        self._flat, self._gear, self._table = fleet.flat, fleet.gear, fleet.table
         taken = fleet.columns[:, members]
         self.top_gear: Ints = taken[0].astype(np.int64)
         self.brake_mps2, self.hand_brake_mps2, self.drag_per_m = taken[1], taken[2], taken[3]
@@ -98,7 +100,7 @@ class Squad:
     def automatic_gear(self, speed_mps: Floats) -> Ints:
         """The gears that the automatics would engage."""
         index = np.minimum(abs(speed_mps) * (1 / SPEED_BIN_MPS), SPEED_BINS - 1).astype(np.int64)
-        gear: Ints = self._fleet.gear[self._gear_at + index]
+        gear: Ints = self._gear[self._gear_at + index]
         return gear
 
     def powertrain(self, row: Ints, speed_mps: Floats) -> tuple[Floats, Floats, Floats]:
@@ -106,8 +108,8 @@ class Squad:
         place = np.minimum(abs(speed_mps) * (1 / SPEED_BIN_MPS), SPEED_BINS - 1.001)
         index = place.astype(np.int64)
         at = self._table_at + row * SPEED_BINS + index
-        low = self._fleet.table.take(at, axis=1)
-        drive, engine, lock = low + (place - index) * (self._fleet.table.take(at + 1, axis=1) - low)
+        low = self._table.take(at, axis=1)
+        drive, engine, lock = low + (place - index) * (self._table.take(at + 1, axis=1) - low)
         return drive, engine, lock
 
     def move(self, table: ActorTable, ground_under: GroundUnder, delta_s: float) -> None:
@@ -120,7 +122,7 @@ class Squad:
         pedals = _pedals(taken)
         yaw = yaw_deg / _DEG
         ahead = np.cos(yaw) * vx + np.sin(yaw) * vy
-        flat = self._fleet.flat
+        flat = self._flat
         height, slope, _ = flat or self._ground_at(before[:6], ground_under)
         grounded = touches(VECTOR, height, z, vz, ahead, slope / _DEG)
         self.grip_mps2 = np.array([model.grip_mps2 for model in self._models])

@@ -25,6 +25,7 @@ class Session:
         host: the client's address.
         traffic_manager_ports: ports of Traffic Managers that it registered.
         cues: whether they take part in its ticks.
+        scripted_batch: whether its last batch was a script's, and none that the client sends by itself.
     """
 
     simulation: Simulation
@@ -33,6 +34,7 @@ class Session:
     host: str = ""
     traffic_manager_ports: set[int] = field(default_factory=set[int])
     cues: CueWatch = field(default_factory=CueWatch)
+    scripted_batch: bool = False
 
 
 class Reply(Enum):

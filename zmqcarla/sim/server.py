@@ -22,6 +22,8 @@ from zmqcarla.sim.world import World
 LATE_S = 0.002
 # Replies that a client has not read yet, before its further requests have to wait.
 UNREAD_BYTES = 16 * 2**20
+# Calls that a client makes by itself, at any time.
+_UNASKED = ("get_episode_settings",)
 # Open files that are not connections: maps, recordings, libraries.
 _SPARE_FILES = 100
 _MOST_FILES = 2**16
@@ -33,9 +35,11 @@ class Connection(asyncio.Protocol):
     """One client connection. Requests are answered in order.
 
     Two things make a request wait. A tick waits for announced subscriptions, so that a sensor's first frame is not
-    missed. And after a tick that directly follows a batch everything waits until the sensors' messages are out: that
-    pair is what `apply_batch_sync(commands, True)` sends, which holds the client's GIL until the observer's message is
-    in; a sensor message that comes earlier would block one of the client's few network threads in a Python callback.
+    missed. And after a tick that directly follows a script's batch everything waits until the sensors' messages are
+    out: that pair is what `apply_batch_sync(commands, True)` sends, which holds the client's GIL until the observer's
+    message is in; a sensor message that comes earlier would block one of the client's few network threads in a Python
+    callback. Traffic Managers and the pedestrians' navigation send a batch each tick too, but nobody holds the GIL
+    meanwhile.
     """
 
     def __init__(self, server: "Server") -> None:
@@ -103,7 +107,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(answer(METHODS, self.session, request))
         if ticks:
             self._server.ticked(late=self._after_batch)
-        self._after_batch = request.method == "apply_batch"
+        if request.method == "apply_batch":
+            self._after_batch |= self.session.scripted_batch
+        elif request.method not in _UNASKED:
+            self._after_batch = False
 
     def resume(self) -> None:
         """What the held request waited for is there, or late; or what another waited for, then it waits on."""

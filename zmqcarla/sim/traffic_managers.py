@@ -40,6 +40,7 @@ class CueWatch:
         ticked_s: when it was.
         asked: frame at the manager's last question.
         cured: frame that was cured last.
+        drove: frame after which the last batch came.
         joined: frame of the client's last tick before its newest manager registered; None before there was one.
         wait_s: the longest that the manager's question came after the tick, of late.
     """
@@ -49,6 +50,7 @@ class CueWatch:
     ticked_s: float = 0.0
     asked: int = -1
     cured: int = -1
+    drove: int = -1
     joined: int | None = None
     wait_s: float = 0.0
 
@@ -66,6 +68,12 @@ class CueWatch:
         if frame == self.ticked != self.cured and self.asked != frame:
             self.wait_s = max(now_s - self.ticked_s, self.wait_s * (1.0 - _FORGETS))
         self.asked = min(frame, self.ticked)
+
+    def drive(self) -> bool:
+        """A batch has come. Whether it is the manager's, which sends one once a tick, after its question."""
+        is_managers = self.asked == self.ticked != self.drove
+        self.drove = self.ticked
+        return is_managers
 
     @property
     def grace_s(self) -> float:

@@ -7,6 +7,7 @@ friction changes the motion.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -216,3 +217,10 @@ class Model:
             gear_row=(automatic + 1).tolist(),
             top_gear=len(gears),
         )
+
+
+@cache
+def as_built(blueprint: Blueprint) -> tuple[list[Any], Model]:
+    """Control and model of a vehicle as it leaves the factory, made once a blueprint; not to be changed."""
+    control = default_control(blueprint)
+    return control, Model.compile(control, blueprint)

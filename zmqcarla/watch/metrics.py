@@ -21,6 +21,11 @@ _HOST: Final = "127.0.0.1"
 _ANSWER_S: Final = 2.0
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _STATES: Final = ("starting", "ready", "lost", "gone")
+_ENV_PARTS: Final = {
+    "tick_ms": "control and ticks of the world",
+    "render_ms": "waiting for the sensors",
+    "observe_ms": "observation, reward and criteria",
+}
 
 _Samples = Iterable[tuple[Mapping[str, Any], float]]
 """Labels and value."""
@@ -51,6 +56,10 @@ def metrics_text(pool: Mapping[str, Any] | None) -> str:
             text = "Milliseconds of the latest steps, as the client measures them."
             told = [(labels, one[name]) for labels, one in leases if one[name] is not None]
             add(f"lease_{name}", "gauge", text, told)
+        for name, meaning in _ENV_PARTS.items():
+            text = f"Milliseconds of the latest steps of the lease's slowest env: {meaning}."
+            told = [(labels, one[name]) for labels, one in leases if one[name] is not None]
+            add(f"lease_{name}", "gauge", text, told)
         add("queued_requests", "gauge", "Requests for a lease that wait.", [({}, len(pool["queue"]))])
         waited = max([one["waiting_s"] for one in pool["queue"]], default=0.0)
         add("queue_wait_seconds", "gauge", "Of the request that waits longest.", [({}, waited)])
@@ -77,6 +86,7 @@ def _add_workers(add: Callable[[str, str, str, _Samples], None], workers: list[M
         ("server_rss_bytes", "worker_server_rss_bytes", "gauge", "Resident memory of the CARLA server."),
         ("server_vram_bytes", "worker_server_vram_bytes", "gauge", "GPU memory of the CARLA server; 0 for unknown."),
         ("growth_bytes_per_h", "worker_growth_bytes_per_hour", "gauge", "Growth of both; 0 while nothing can be said."),
+        *((name, f"worker_{name}", "gauge", f"Of its latest steps: {text}.") for name, text in _ENV_PARTS.items()),
         ("seen_s", "worker_seen_seconds", "gauge", "Seconds since its supervisor's last heartbeat."),
     ):
         add(name, kind, meaning, [(who, one[key]) for who, one in labelled if one[key] is not None])

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zmqcarla.broker.protocol import STEP_TIMES
+from zmqcarla.broker.protocol import ENV_PARTS, STEP_TIMES
 
 _WIDE: Final = 110
 """Terminals from here on have room for all columns."""
@@ -77,14 +77,16 @@ def _columns(rates: Mapping[str, float] | None, *, wide: bool) -> list[_Column]:
         ),
         ("RSS MiB", True, "always", lambda worker: _mib(worker["env_rss_bytes"], worker["server_rss_bytes"])),
         ("MiB/h", True, "wide", _growth),
-        ("of the server", True, "wide", lambda worker: _mib(worker["server_rss_bytes"])),
+        ("server", True, "wide", lambda worker: _mib(worker["server_rss_bytes"])),
         ("VRAM", True, "wide", lambda worker: _mib(worker["server_vram_bytes"])),
-        ("steps", True, "wide", lambda worker: _or_dash(worker["steps"])),
+        ("tick+rend+obs", True, "wide", lambda one: "+".join([ms for _, ms in _env_parts(one)]) or "-"),
         ("simulator", False, "wide", lambda worker: worker["simulator"]),
         ("host", False, "wide", lambda worker: worker["host"]),
-        ("seen s ago", True, "wide", lambda worker: "-" if worker["seen_s"] is None else f"{worker['seen_s']:.1f}"),
+        ("seen s", True, "wide", lambda worker: "-" if worker["seen_s"] is None else f"{worker['seen_s']:.1f}"),
     ]
-    if rates is not None:
+    if rates is None:
+        columns.append(("steps", True, "wide", lambda worker: _or_dash(worker["steps"])))
+    else:
         columns.insert(3, ("steps/s", True, "always", lambda worker: _rate(rates.get(worker["worker_id"]))))
     return columns
 
@@ -141,7 +143,13 @@ def _lease_lines(lease: Mapping[str, Any]) -> list[str]:
         step, p99, env, transport, policy = (_ms(lease[name]) for name in STEP_TIMES)
         parts = f"env {env}, transport {transport}; policy {policy}"
         lines.append(f"  step {step} ms (p99 {p99}): {parts}")
+    if lease["tick_ms"] is not None:
+        lines.append("  slowest env: " + ", ".join([f"{name} {ms}" for name, ms in _env_parts(lease)]))
     return lines
+
+
+def _env_parts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name.removesuffix("_ms"), _ms(values[name])) for name in ENV_PARTS if values[name] is not None]
 
 
 def _ms(value_ms: float) -> str:

@@ -9,7 +9,7 @@ from zmqcarla.sim.rpc import Method, Reply, Session, told
 from zmqcarla.sim.wire import WireError
 from zmqcarla.sim.world import SimError
 
-_SPAWN, _CONSOLE = 0, 20
+_SPAWN, _WALK, _CONSOLE = 0, 7, 20
 
 
 def _destroy(session: Session, actor_id: int) -> None:
@@ -33,7 +33,7 @@ _COMMANDS: dict[int, tuple[str, Callable[..., None]]] = {
     4: ("apply_control_to_walker", walkers.apply_control),
     5: ("apply_physics_control", vehicles.set_physics),
     6: ("set_actor_transform", actors.set_transform),
-    7: ("set_walker_state", walkers.apply_state),
+    _WALK: ("set_walker_state", walkers.apply_state),
     8: ("set_actor_target_velocity", actors.set_velocity),
     9: ("set_actor_target_angular_velocity", actors.set_angular_velocity),
     10: ("add_actor_impulse", actors.add_impulse),
@@ -54,9 +54,24 @@ _COMMANDS: dict[int, tuple[str, Callable[..., None]]] = {
 def apply_batch(session: Session, commands: list[Any], do_tick: bool) -> list[Any]:
     """Do the commands in order; one response each, an actor id or an error."""
     responses = [_respond(session, command) for command in commands]
+    done = all(response[0][0] for response in responses)
+    session.scripted_batch = not (_by_manager(session) or (done and _by_navigation(session, commands)))
     if do_tick and session.simulation.world.settings.synchronous:
         session.simulation.step()
     return responses
+
+
+def _by_manager(session: Session) -> bool:
+    """Whether the batch that has come is the Traffic Manager's of the client."""
+    return session.cues.drive() and bool(session.traffic_manager_ports)
+
+
+def _by_navigation(session: Session, commands: list[Any]) -> bool:
+    """Whether a batch that was done is what the client sends by itself with each tick, for pedestrians it leads."""
+    actors_by_id = session.simulation.world.actors
+    walkers_told = [actors_by_id.get(fields[0]) for index, fields in (each[0] for each in commands) if index == _WALK]
+    led = [w for w in walkers_told if w and any(child.type_id == "controller.ai.walker" for child in w.children)]
+    return 0 < len(commands) == len(led)
 
 
 def _respond(session: Session, command: list[Any]) -> list[Any]:
