@@ -61,6 +61,9 @@ class BoardRow:
         self._info_offset_bytes = board.info_offset_bytes(row)
         self._splitter = InfoSplitter()
         self._schema = 0  # whose text stands on the board
+        self._keys: tuple[str, ...] | None = None  # of the last info, when it was numbers of these types and no more
+        self._types: tuple[type, ...] = ()
+        self._pack_numbers: Callable[..., None] = functools.partial(struct.pack_into, "", self._memory, 0)
         offset_bytes = board.row_offset_bytes(row)
         self.action: Callable[[], Any] = board.action_reader(row)
         self.wait: Callable[[float], bool] = self._go.wait
@@ -83,16 +86,33 @@ class BoardRow:
         Returns:
             The digest of their schema, 0 when there are none, and the packed rest, empty when there is none.
         """
-        schema, values, rest = self._splitter.split(info)
-        if schema is not None:
+        values = info.values()
+        if tuple(info) == self._keys and tuple(map(type, values)) == self._types:
             try:
-                schema.layout.pack_into(self._memory, self._info_offset_bytes, *values)
+                self._pack_numbers(*values)
             except struct.error:  # an int beyond 64 bits
                 return 0, pack(info)
-            if schema.digest != self._schema:
-                self._board.write_schema(self._row, schema)
-                self._schema = schema.digest
-        return (0 if schema is None else schema.digest), (pack(rest) if rest else b"")
+            return self._schema, b""
+        return self._put_other_info(info, pack)
+
+    def _put_other_info(self, info: Mapping[str, Any], pack: Callable[[Any], bytes]) -> tuple[int, bytes]:
+        """What `put_info` does with an info that is not like the last one, or does not only hold numbers."""
+        schema, values, rest = self._splitter.split(info)
+        self._keys = None
+        if schema is None:
+            return 0, pack(rest)
+        self._pack_numbers = functools.partial(schema.layout.pack_into, self._memory, self._info_offset_bytes)
+        try:
+            self._pack_numbers(*values)
+        except struct.error:
+            return 0, pack(info)
+        if schema.digest != self._schema:
+            self._board.write_schema(self._row, schema)
+            self._schema = schema.digest
+        types = tuple(map(type, info.values()))
+        if not rest and dict not in types:
+            self._keys, self._types = tuple(info), types
+        return schema.digest, (pack(rest) if rest else b"")
 
     def put_note(self, note: bytes) -> None:
         """Leave what is no number beside the answer that follows."""
@@ -106,7 +126,16 @@ class BoardRow:
 
     def close(self) -> None:
         """Let go of board and bells."""
-        del self.action, self.wait, self.take_ring, self.command, self.put_answer, self.rings, self._memory
+        del (
+            self.action,
+            self.wait,
+            self.take_ring,
+            self.command,
+            self.put_answer,
+            self.rings,
+            self._pack_numbers,
+            self._memory,
+        )
         for bell in (self._go, *self._done):
             bell.close()
         self._board.close()

@@ -36,12 +36,19 @@ class SlotRing:
         self._lent: list[weakref.ref[Any] | None] = [None] * slots
 
     def take(self) -> int:
-        """A slot to write the next batch into: a free one that is not the newest, else the reserve."""
-        for _ in range(len(self._free)):
-            slot = self._free.popleft()
+        """A slot to write the next batch into: a free one that is not the newest, else the reserve.
+
+        What was freed last comes first: its memory is the likeliest to be in the processor's caches.
+        """
+        free = self._free  # only this pops
+        if free:
+            slot = free.pop()
             if slot != self.newest:
                 return slot
-            self._free.append(slot)
+            other = free.pop() if free else self.reserve
+            free.append(slot)
+            if other != self.reserve:
+                return other
         self.reserve_used += 1
         return self.reserve
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 INFO_BYTES: Final = 2048
 SCHEMA_BYTES: Final = 16 << 10
@@ -55,12 +56,6 @@ class Schema:
         self.keys = tuple(keys)
         self.fields = tuple(fields)
         self.layout = struct.Struct("=" + "".join(_FORMAT[kind][1] for _, kind in fields))
-        self._columns: list[tuple[Path, str, str, np.dtype[Any], int]] = []  # for `batch`
-        offset_bytes = 0
-        for path, kind in fields:
-            dtype = np.dtype(kind)
-            self._columns.append((path[:-1], path[-1], f"_{path[-1]}", dtype, offset_bytes))
-            offset_bytes += dtype.itemsize
         digest = hashlib.blake2b(self.text(), digest_size=8).digest()
         self.digest = int.from_bytes(digest, "little") >> 1 | 1
 
@@ -93,39 +88,43 @@ class Schema:
             _inner(info, path)[path[-1]] = value if type(value) is kind else kind(value)
         return info
 
-    def batch(self, areas: Any) -> dict[str, Any]:
-        """The infos of all rows as Gymnasium batches them: an array a key, and a mask `_key`.
+    def batcher(self, areas: NDArray[np.uint8]) -> Callable[[], dict[str, Any]]:
+        """A function that returns the infos of all rows as Gymnasium batches them: an array a key, and a mask `_key`.
 
         Args:
-            areas: uint8 (num_envs, INFO_BYTES).
+            areas: uint8 (num_envs, INFO_BYTES), live.
         """
         num_envs, row_bytes = areas.shape
-        mask = np.ones(num_envs, np.bool_)
-        batch: dict[str, Any] = {}
-        for outer, key, mask_key, dtype, offset_bytes in self._columns:
-            inner = batch
-            for name in outer:
-                if name not in inner:
-                    inner[name], inner[f"_{name}"] = {}, mask.copy()
-                inner = inner[name]
-            inner[key] = np.ndarray((num_envs,), dtype, areas, offset_bytes, (row_bytes,)).copy()
-            inner[mask_key] = mask.copy()
+        places: list[tuple[Path, str, str, NDArray[Any]]] = []
+        offset_bytes = 0
+        for path, kind in self.fields:
+            place: NDArray[Any] = np.ndarray((num_envs,), kind, areas, offset_bytes, (row_bytes,))
+            places.append((path[:-1], path[-1], f"_{path[-1]}", place))
+            offset_bytes += place.itemsize
+        all_true = np.ones((len(places), num_envs), np.bool_)
+
+        def batch() -> dict[str, Any]:
+            infos: dict[str, Any] = {}
+            for (outer, key, mask_key, place), mask in zip(places, all_true.copy(), strict=True):
+                inner = infos
+                for name in outer:
+                    if name not in inner:
+                        inner[name], inner[f"_{name}"] = {}, mask.copy()
+                    inner = inner[name]
+                inner[key], inner[mask_key] = place.copy(), mask
+            return infos
+
         return batch
 
 
 class InfoSplitter:
-    """Splits one env's infos; remembers how the last one was split, for the next is nearly always alike."""
+    """Splits one env's infos; remembers their schemas."""
 
     def __init__(self) -> None:
-        self._keys: tuple[str, ...] = ()
-        self._types: tuple[type, ...] = ()
-        self._plain: Schema | None = None  # of infos that hold nothing but numbers, with these keys and types
         self._schemas: dict[tuple[tuple[str, ...], tuple[tuple[Path, type], ...]], Schema] = {}
 
     def split(self, info: Mapping[str, Any]) -> tuple[Schema | None, Sequence[Any], dict[str, Any]]:
         """The schema and values of the numbers, and the rest of the info."""
-        if self._plain is not None and tuple(info) == self._keys and tuple(map(type, info.values())) == self._types:
-            return self._plain, tuple(info.values()), {}
         if any(str(key).startswith("_") for key in info):  # may stand for another's mask: Gymnasium's rule
             return None, (), dict(info)
         fields: list[tuple[Path, type]] = []
@@ -134,9 +133,6 @@ class InfoSplitter:
         schema = self._schema(tuple(map(str, info)), tuple(fields))
         if schema is None:
             return None, (), dict(info)
-        only_numbers = not rest and all(len(path) == 1 for path, _ in fields)
-        self._plain = schema if only_numbers else None
-        self._keys, self._types = tuple(info), tuple(map(type, info.values()))
         return schema, values, rest
 
     def _schema(self, keys: tuple[str, ...], fields: tuple[tuple[Path, type], ...]) -> Schema | None:

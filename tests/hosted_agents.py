@@ -54,7 +54,7 @@ class TestAgent(AutonomousAgent):  # type: ignore[misc]
             {**radar, "id": "RADAR"},
             {"type": "sensor.other.imu", **place, "yaw": 0.0, "id": "IMU"},
             {"type": "sensor.other.gnss", **place, "yaw": 0.0, "id": "GPS"},
-            {"type": "sensor.opendrive_map", "reading_frequency": 1, "id": "MAP"},
+            {"type": "sensor.opendrive_map", "reading_frequency": 100, "id": "MAP"},
             speed,
         ]
 

@@ -17,6 +17,7 @@ import pytest
 from sim_process import free_port
 
 OLD_PYTHON = Path(__file__).parents[1] / "workers/leaderboard/old_python.py"
+STEPPED = Path(__file__).parent / "stepped_evaluator.py"
 _ROUTE_S = 1500.0
 """How long an evaluator may take for a route on a busy machine."""
 
@@ -48,14 +49,19 @@ class Evaluator:
         """CARLA's npc agent, as the checkout carries it."""
         return self.leaderboard / "leaderboard/autoagents/npc_agent.py"
 
-    def run(self, routes: Path, route: str, out: Path, port: int, **environment: str) -> dict[str, Any]:
+    def run(
+        self, routes: Path, route: str, out: Path, port: int, seed: int | None = None, **environment: str
+    ) -> dict[str, Any]:
         """Evaluate the npc agent on one route and return what is in the result file.
+
+        With a seed its two threads keep in step; see `stepped_evaluator`.
 
         Args:
             routes: a route file.
             route: id of the route in it.
             out: takes log and result.
             port: of the server.
+            seed: None for a run by the wall clock.
             environment: further variables.
         """
         agents = named("ZMQCARLA_CARLA_PYTHONAPI") / "carla"
@@ -74,7 +80,8 @@ class Evaluator:
             "debug-checkpoint": out / "live.txt",
         }
         program = self.leaderboard / "leaderboard/leaderboard_evaluator.py"
-        command = [str(named("LEADERBOARD_PYTHON")), str(OLD_PYTHON), str(program)]
+        starter = [str(OLD_PYTHON)] if seed is None else [str(STEPPED), str(seed)]
+        command = [str(named("LEADERBOARD_PYTHON")), *starter, str(program)]
         command += [f"--{name}={value}" for name, value in options.items()]
         path = [self.leaderboard, self.scenario_runner, agents]
         variables = {

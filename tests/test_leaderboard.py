@@ -6,6 +6,7 @@ without them, what can be tested without their code is.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from conftest import wait_until
 
 import zmqcarla
 from zmqcarla.broker.errors import SnapshotError
 from zmqcarla.demo.driver import LaneFollowingDriver
-from zmqcarla.workers.leaderboard.checkout import CheckoutError, Roots
+from zmqcarla.workers.leaderboard.checkout import CheckoutError, Roots, load
 from zmqcarla.workers.leaderboard.lockstep import Lockstep, LockstepWorld
 
 ROUTES = Path(__file__).parents[1].parent / "shared/data/routes/routes_town10.xml"
@@ -212,6 +214,33 @@ def test_an_error_in_the_scenarios_own_code_costs_an_episode_and_no_more(
     observation, _ = env.reset(seed=3)
     assert len(_follow(env, observation, 5)) == 5
     env.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_episode_that_is_cut_short_leaves_no_client(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """One that stays hears the next server on the port, asks the one that is gone, and ends the process."""
+    before = len(os.listdir("/proc/self/task"))
+    env: Any = gymnasium.make(ENV_ID, observation="state", **settings).unwrapped
+    if broken:
+        theirs = load(env._roots)
+        monkeypatch.setattr(theirs.statistics_manager, "set_scenario", _raise)
+        with pytest.raises(RuntimeError, match="no statistics"):
+            env.reset(seed=3)
+    else:
+        observation, _ = env.reset(seed=3)
+        _follow(env, observation, 5)
+    assert len(os.listdir("/proc/self/task")) > before
+    env.close()
+    gc.collect()
+    wait_until(lambda: len(os.listdir("/proc/self/task")) <= before, "the threads of the client to end")
+
+
+def _raise(*_arguments: object) -> None:
+    raise RuntimeError("no statistics")
 
 
 def _follow(env: Any, observation: Any, steps: int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -208,6 +209,21 @@ def test_the_newest_slot_is_not_taken_next_even_when_free(arena: Arena) -> None:
     assert ring.take() == ring.reserve
     ring.give_back(second)
     assert ring.take() == second
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_two_slots_serve_for_a_caller_who_keeps_no_batch(arena: Arena, held: bool) -> None:
+    ring = SlotRing(SLOTS)
+    taken: list[int] = []
+    batch = None
+    for step in range(1, 12):
+        slot = ring.take()
+        fill(arena, slot, step, 1)
+        batch = arena.hand_out(slot, ring) if held else arena.hand_out(slot, ring) and None
+        taken.append(slot)
+    del batch
+    assert len(set(taken)) == 2
+    assert all(slot != before for before, slot in itertools.pairwise(taken))
 
 
 def test_a_ring_needs_two_slots() -> None:

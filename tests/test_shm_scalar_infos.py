@@ -92,6 +92,20 @@ def test_an_integer_beyond_64_bits_travels_with_the_rest(cross: _Crossing) -> No
         cross([board_info])
 
 
+def test_an_info_that_is_unlike_the_one_before_is_split_anew(cross: _Crossing) -> None:
+    plain = [{"speed": 1.5, "frame": row} for row in range(2)]
+    others: list[dict[str, Any]] = [
+        {"speed": 2, "frame": 3},
+        {"frame": 3, "speed": 1.5},
+        {"speed": 1.5},
+        {"speed": 1.5, "frame": 3, "town": "Town01"},
+        {"speed": 1.5, "frame": {"number": 3}},
+    ]
+    for other in others:
+        for infos in (plain, [other, other], plain):
+            same(cross(infos), upstream(infos))
+
+
 def test_more_numbers_than_there_is_room_for_travel_packed(cross: _Crossing) -> None:
     many = {f"key{index}": float(index) for index in range(INFO_BYTES // 8 + 1)}
     assert len(pack(many)) < NOTE_BYTES

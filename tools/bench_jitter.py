@@ -3,17 +3,21 @@
 A step sleeps for a lognormal time with a mean of 20 ms and sigma 0.5 (bench_envs.JitterEnv): the spread of a simulator
 whose slowest steps take some three times the mean. With it a lockstep of 16 waits 2.22 means and one of 64 waits 2.92,
 and no first-k can be faster by more than that than a lockstep that costs nothing itself; a wider spread would flatter
-first-k.
+first-k. A `recv(n/4)` cannot be even that fast, for rows that are done wait until a quarter of all is:
+
+    python tools/bench_jitter.py        what step() and recv(k) reach where nothing costs anything but the envs' sleep
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
 from typing import Any
 
 import numpy as np
 from bench_contenders import Contender, Turn, VectorEnvContender, Work, cpu_ns
-from bench_envs import ECHO_STEPS
+from bench_envs import ECHO_STEPS, MEAN_SLEEP_S, SIGMA
 from numpy.typing import NDArray
 
 _Rows = NDArray[np.int64]
@@ -95,3 +99,22 @@ def _actions(rows: Any, counts: Any) -> NDArray[np.float32]:
     actions = np.zeros((len(rows), 3), np.float32)
     actions[:, 0] = (rows + counts) % ECHO_STEPS / ECHO_STEPS
     return actions
+
+
+def free_rate(n: int, k: int, steps: int = 1000) -> float:
+    """Env-steps/s of a `recv(k)`, or with k = n of a lockstep, that costs nothing, over so many steps of each row."""
+    sleeps = np.random.default_rng(0).lognormal(math.log(MEAN_SLEEP_S) - SIGMA**2 / 2, SIGMA, (steps + 1) * n).tolist()
+    wakes_s = sorted(sleeps.pop() for _ in range(n))
+    now_s = 0.0
+    while sleeps:
+        now_s = [heapq.heappop(wakes_s) for _ in range(k)][-1]
+        for _ in range(k):
+            heapq.heappush(wakes_s, now_s + sleeps.pop())
+    return steps * n / now_s
+
+
+if __name__ == "__main__":
+    for num_envs in (16, 64):
+        rates = {k: free_rate(num_envs, k) for k in (num_envs, num_envs // 4, 1)}
+        told = ", ".join(f"recv({k}) {rate:.0f}/s ({rate / rates[num_envs]:.2f}x)" for k, rate in rates.items())
+        print(f"n={num_envs}: {told}; recv({num_envs}) is a lockstep")

@@ -66,6 +66,7 @@ class ClientBoard:
         self._take_each = [bell.take_ring for bell in self._done]
         self._done_offsets_bytes = [board.row_offset_bytes(row) + DONE_SEQ_OFFSET_BYTES for row in range(num_envs)]
         self._schemas: dict[int, Schema] = {}
+        self._batchers: dict[int, Callable[[], dict[str, Any]]] = {}
         rows = board.rows
         self._go_seq, self._op, self._slot, self._bell = rows["go_seq"], rows["op"], rows["slot"], rows["bell"]
         self._order: NDArray[np.uint64] = rows.getfield(np.uint64, ROW_OP_SLOT_BYTES)
@@ -197,10 +198,12 @@ class ClientBoard:
         if not schemas[0] or schemas.count(schemas[0]) != len(schemas):
             return [self._info(row) for row in range(self._num_envs)], {}, ()
         schema = self._known_schema(0, schemas[0])
+        if schemas[0] not in self._batchers:
+            self._batchers[schemas[0]] = schema.batcher(self._board.infos)
         infos: list[dict[str, Any]] = []
         if any(results):
             infos = [self.read_note(row) if result == Result.NOTE else {} for row, result in enumerate(results)]
-        return infos, schema.batch(self._board.infos), schema.keys
+        return infos, self._batchers[schemas[0]](), schema.keys
 
     def result(self, row: int) -> Result:
         """What came of a row's command."""
@@ -234,11 +237,13 @@ class ClientBoard:
             known = self._board.read_schema(row)
             if len(self._schemas) >= _SCHEMAS:  # an env that invents keys for ever
                 self._schemas.clear()
+                self._batchers.clear()
             self._schemas[digest] = known
         return known
 
     def close(self) -> None:
         """Remove board and bells."""
+        self._batchers.clear()
         for bell in (*self._go, *self._done, self._any):
             bell.close()
         self._board.close()

@@ -2,7 +2,7 @@
 
 The Leaderboard builds the scenarios that the ego comes near in a thread of its own, every second of the wall clock, and
 that thread waits for ticks which the main thread makes. So what a run does depends on how fast the machine is. Here
-such a piece of work runs only while the thread that ticks waits for it, and begins at a tick by number: two runs of one
+such a piece of work runs only while the thread that ticks waits for it, and waits for ticks by number: two runs of one
 seed are alike.
 """
 
@@ -46,14 +46,14 @@ class Lockstep:
             SimulatorTimeoutError: it did neither in time.
             Exception: what it raised.
         """
-        assert self._thread is None, "expected the piece before to be done"
+        assert not self.busy, "expected the piece before to be done"
         self._thread = threading.Thread(target=self._run, args=(work,), name="zmqcarla-lockstep", daemon=True)
         self._thread.start()
         self._let_run()
 
     def after_tick(self) -> None:
         """Let a piece that waits for a tick go on until it waits again or is done; errors as for `begin`."""
-        if self._thread is not None:
+        if self.busy:
             self._let_run()
 
     def wait_for_tick(self) -> bool:

@@ -47,7 +47,7 @@ _BENCH2DRIVE_WORD: Final = "TickRuntime"
 _BROKEN_WORD: Final = "Simulation crashed"
 """What the evaluators say of a route on which the scenarios' own code raised."""
 _BUILD_TICKS: Final = 20
-"""Every how many ticks the scenarios near the ego are built: a second, as in the Leaderboard."""
+"""How many ticks pass between two buildings of the scenarios near the ego: a second, which the Leaderboard sleeps."""
 
 
 class OfficialEpisode(Episode):
@@ -98,6 +98,7 @@ class OfficialEpisode(Episode):
         self.told = {}
         self.vehicle: Any = None
         self.sensors: Any = None
+        self._world: LockstepWorld | None = None
         self._scenario: Any = None
         self._lockstep = Lockstep(config.timeout)
         self._ended = False
@@ -105,22 +106,23 @@ class OfficialEpisode(Episode):
         self.agent: HostedAgent | None = None
         self.control = np.zeros(3, np.float32)
         try:
+            names = _names(spec)
+            self.score: OfficialScore = OfficialScore(checkout, names)
+            # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
+            self.save_name = names["save_name"] if self._is_bench2drive else None
             random.seed(int(rng.integers(2**32)))
             np.random.seed(int(rng.integers(2**32)))
-            world = self._prepare_world(spec.town, traffic_manager_seed)
+            self._prepare_world(spec.town, traffic_manager_seed)
             (route_config,) = checkout.parse_routes_file(config.routes, spec.route_id)
             route_config.index = 0
             with session.answers("the building of the route scenario"):
-                self._scenario = checkout.route_scenario(world=world, config=route_config, debug_mode=0)
+                self._scenario = checkout.route_scenario(world=self._world, config=route_config, debug_mode=0)
+            self.score.judge(self._scenario)
             self.vehicle = self._scenario.ego_vehicles[0]
             extent = self.vehicle.bounding_box.extent
             self._half_width_m = float(extent.y)
             self.scene = Scene(-1, FILE_WEATHER, self._read_route(), spec)
             self.programme = Programme(Stage(session, self.scene.route, config.delta_s), (), 0)  # theirs is another
-            names = _names(spec)
-            self.score: OfficialScore = OfficialScore(checkout, self._scenario, names)
-            # Bench2Drive's evaluator appends it to the agent's configuration; the Leaderboard's appends nothing.
-            self.save_name = names["save_name"] if self._is_bench2drive else None
             if agent is not None:
                 self.agent = HostedAgent(agent, session, self._scenario, self.save_name)
             checkout.game_time.restart()
@@ -130,27 +132,26 @@ class OfficialEpisode(Episode):
             self.end()
             raise
 
-    def _prepare_world(self, town: str, seed: int) -> LockstepWorld:
+    def _prepare_world(self, town: str, seed: int) -> None:
         session, provider = self._session, self._checkout.data_provider
         session.load_anew(town)
         session.restart_lights()
         manager = session.traffic_manager(self._config.traffic_manager_port)
         manager.set_hybrid_physics_mode(True)
-        world = LockstepWorld(session.world, self._lockstep)
+        self._world = LockstepWorld(session.world, self._lockstep)
         provider.set_client(session.client)
         provider.set_traffic_manager_port(manager.get_port())
-        provider.set_world(world)
+        provider.set_world(self._world)
         manager.set_random_device_seed(seed)
         vars(self._checkout.blackboard()).clear()  # one for the whole process, and it has no other way
         session.tick()
-        return world
 
     def begin(self) -> Moment:
         """Tick as often as the Leaderboard does before it asks its agent, and return the first moment."""
         if self.agent is None or not self.agent.start_sensors(self.vehicle):
             for _ in range(_SENSOR_TICKS):
                 self._session.tick()
-        self._begin_building()
+        self._lockstep.begin(self._build)
         frame = self._tick()
         self._tracker = RouteTracker(self.scene.route, *self._ego.position_m[:2])
         self.ticks = 0
@@ -240,12 +241,26 @@ class OfficialEpisode(Episode):
             self.sensors.stop()
             with contextlib.suppress(SimulatorTimeoutError):
                 self._session.destroy(self.sensors.actor_ids)
-        if self._scenario is not None and not self._session.lost:
+        if self._world is not None:
             with contextlib.suppress(SimulatorTimeoutError), self._session.answers("apply_batch_sync"):
-                self._scenario.remove_all_actors()
-                self._checkout.data_provider.cleanup()
+                self._clear()
+        self._world = None
         self.sensors = self.vehicle = self._scenario = None
         gc.collect()  # their objects hold each other, and actors with them
+
+    def _clear(self) -> None:
+        """Let the checkout forget the world, and with it the client.
+
+        A client that stays hears the next server on its port. With a new episode it then asks the server that is gone
+        for street lamps, in a thread where the time-out ends the process.
+        """
+        provider = self._checkout.data_provider
+        if self._session.lost:
+            provider.set_client(None)  # or the clean-up would wait for an answer
+        elif self._scenario is not None:
+            self.score.stop()
+            self._scenario.remove_all_actors()
+        provider.cleanup()
 
     def _tick(self) -> int:
         self._frame = frame = self._session.tick()
@@ -255,18 +270,21 @@ class OfficialEpisode(Episode):
         self._checkout.data_provider.on_carla_tick()
         self._ego: EgoState = read_ego(self.vehicle)
         self._lockstep.after_tick()
-        if self.ticks % _BUILD_TICKS == 0 and not self._lockstep.busy:
-            self._begin_building()
         return frame
 
-    def _begin_building(self) -> None:
-        """Build the scenarios and parked cars that the ego comes near."""
+    def _build(self) -> None:
+        """Build the scenarios and parked cars that the ego comes near, again and again.
 
-        def build() -> None:
-            self._scenario.build_scenarios(self.vehicle, debug=False)
-            self._scenario.spawn_parked_vehicles(self.vehicle)
-
-        self._lockstep.begin(build)
+        An error ends that and nothing else, as in the Leaderboard, where a thread of its own does it.
+        """
+        try:
+            while True:
+                self._scenario.build_scenarios(self.vehicle, debug=False)
+                self._scenario.spawn_parked_vehicles(self.vehicle)
+                for _ in range(_BUILD_TICKS):
+                    self._lockstep.wait_for_tick()
+        except Exception:
+            traceback.print_exc()
 
     def _now(self, frame: int) -> Tick:
         ego = self._ego

@@ -22,15 +22,14 @@ class OfficialScore(Score):
 
     Args:
         checkout: theirs.
-        scenario: a RouteScenario.
         route: names of the episode for the record: "route_id", "town", "scenario", "save_name".
 
     The infractions stand in the order in which they were noticed. No scenario counts as skipped: theirs all run.
     """
 
-    def __init__(self, checkout: Checkout, scenario: Any, route: Mapping[str, str]) -> None:
+    def __init__(self, checkout: Checkout, route: Mapping[str, str]) -> None:
         super().__init__(())
-        self._scenario = scenario
+        self._scenario: Any = None
         # They write to these files only when asked to, and nobody asks.
         nowhere = str(Path(tempfile.gettempdir()) / "zmqcarla-unused.json")
         self._statistics = checkout.statistics_manager(nowhere, nowhere)
@@ -45,10 +44,14 @@ class OfficialScore(Score):
         }
         # Bench2Drive's copy notes more than the Leaderboard's.
         create(**{name: known[name] for name in inspect.signature(create).parameters})
-        self._statistics.set_scenario(scenario)
         self._counts: dict[str, int] = {}
         self._failure = ""
         self._over = False
+
+    def judge(self, scenario: Any) -> None:
+        """Begin with a RouteScenario of theirs."""
+        self._scenario = scenario
+        self._statistics.set_scenario(scenario)
         self._look(0.0)
 
     @property
@@ -89,12 +92,17 @@ class OfficialScore(Score):
     def finish(self) -> None:
         """End the scenario, which adds what is only judged at the end. A second call does nothing."""
         if not self._over:
+            self.stop()
+            self.ask(self._now)
+
+    def stop(self) -> None:
+        """End the scenario, whose criteria then let go of their sensors. A second call does nothing."""
+        if not self._over and self._scenario is not None:
             self._over = True
             try:
                 self._scenario.terminate()
             except Exception:  # of a scenario that is broken already; the record then lacks what is judged at the end
                 traceback.print_exc()
-            self.ask(self._now)
 
     def summary(self, route_length_m: float) -> dict[str, Any]:
         """Return their record, with the events beside it; the length in it is theirs, not `route_length_m`."""

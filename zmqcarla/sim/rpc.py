@@ -8,7 +8,7 @@ from typing import Any
 
 from zmqcarla.sim import wire
 from zmqcarla.sim.simulation import Simulation
-from zmqcarla.sim.traffic_managers import CueWatch
+from zmqcarla.sim.traffic_managers import CueWatch, Renewal
 from zmqcarla.sim.wire import Request
 from zmqcarla.sim.world import ActorError, SimError
 
@@ -26,6 +26,7 @@ class Session:
         traffic_manager_ports: ports of Traffic Managers that it registered.
         cues: whether they take part in its ticks.
         scripted_batch: whether its last batch was a script's, and none that the client sends by itself.
+        renewal: what its Traffic Managers have yet to do after it has loaded an episode.
     """
 
     simulation: Simulation
@@ -35,6 +36,7 @@ class Session:
     traffic_manager_ports: set[int] = field(default_factory=set[int])
     cues: CueWatch = field(default_factory=CueWatch)
     scripted_batch: bool = False
+    renewal: Renewal = field(default_factory=Renewal)
 
 
 class Reply(Enum):

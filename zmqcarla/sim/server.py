@@ -32,20 +32,23 @@ log = logging.getLogger("zmqcarla.sim")
 
 
 class Connection(asyncio.Protocol):
-    """One client connection. Requests are answered in order.
+    """One client connection. Requests are answered in order, but for a tick that Traffic Managers have to precede.
 
-    Two things make a request wait. A tick waits for announced subscriptions, so that a sensor's first frame is not
-    missed. And after a tick that directly follows a script's batch everything waits until the sensors' messages are
-    out: that pair is what `apply_batch_sync(commands, True)` sends, which holds the client's GIL until the observer's
-    message is in; a sensor message that comes earlier would block one of the client's few network threads in a Python
-    callback. Traffic Managers and the pedestrians' navigation send a batch each tick too, but nobody holds the GIL
-    meanwhile.
+    That one is put off, and what the managers ask for is answered; see traffic_managers.py.
+
+    Two things make a request wait, and all behind it. A tick waits for announced subscriptions, so that a sensor's
+    first frame is not missed. And after a tick that directly follows a script's batch everything waits until the
+    sensors' messages are out: that pair is what `apply_batch_sync(commands, True)` sends, which holds the client's GIL
+    until the observer's message is in; a sensor message that comes earlier would block one of the client's few network
+    threads in a Python callback. Traffic Managers and the pedestrians' navigation send a batch each tick too, but
+    nobody holds the GIL meanwhile.
     """
 
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._reader = RequestReader()
         self._held: Request | None = None
+        self._put_off: Request | None = None
         self._choked = False
         self._after_batch = False
         self.session = Session(server.simulation)
@@ -96,10 +99,35 @@ class Connection(asyncio.Protocol):
                 return
             method = METHODS.get(request.method)
             ticks = method is not None and method.ticks(request.arguments)
+            if ticks and self._puts_off(request):
+                continue
             if self._server.must_wait(self, ticks):
                 self._held = request
                 return
             self._answer(request, ticks)
+            self._catch_up()
+
+    def _puts_off(self, request: Request) -> bool:
+        """Put a tick off while the client's Traffic Managers have not fetched the map of the new episode."""
+        wait_s = self.session.renewal.wait_s(time.monotonic())
+        if wait_s > 0.0 and self._put_off is None:
+            self._put_off = request
+            asyncio.get_running_loop().call_later(wait_s, self._wait_no_more)
+            return True
+        return False
+
+    def _wait_no_more(self) -> None:
+        """A manager has not fetched the map for long: go on without it."""
+        self.session.renewal.due = 0
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Answer the tick that was put off, once nothing is in its way."""
+        request = self._put_off
+        if request is None or self.session.renewal.wait_s(time.monotonic()) > 0.0 or self._transport.is_closing():
+            return
+        self._put_off = None
+        self._answer(request, ticks=True)
 
     def _answer(self, request: Request, ticks: bool) -> None:
         if ticks and self.session.simulation.world.settings.synchronous:

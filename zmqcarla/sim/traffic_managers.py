@@ -1,4 +1,4 @@
-"""Traffic Managers: who has registered, and the cure for one that has missed its cue.
+"""Traffic Managers: the cure for one that has missed its cue, and the way of one from an episode to the next.
 
 A Traffic Manager lives in a client's process. On `world.tick()` in synchronous mode the client, after the tick, signals
 the manager's thread and waits for it without a time-out. The signal is sent without holding the mutex: if the thread is
@@ -10,6 +10,13 @@ Then `set_synchronous_mode(False)` and `(True)`, sent to the manager's own RPC p
 again; the pending step runs once, so the traffic is the same as without the hang. A manager that was merely slow would
 step twice, and what comes after would be other traffic. So a manager is given many times as long as it took of late: on
 a machine with thirty jobs for each core one question came more than a second after its tick.
+
+It reads the map when it is made, and again when its client sees the number of the episode change. The client that loads
+an episode forgets the one before and asks for the number anew; a real server is still in the old episode then, because
+it changes at the next tick. So a client with a manager is told the old number once, and sees the change in the first
+state that it is sent. A network thread of the client then renews the manager, beside the thread that loads: both may
+fetch the map, into the same place and without a lock. The loading thread is about to tick once; the answer to that
+waits until the manager has the map.
 """
 
 import asyncio
@@ -29,6 +36,42 @@ NEW_GRACE_S = 10.0
 # How much of the longest wait is forgotten with each question.
 _FORGETS = 0.005
 _ANSWER_S = 2.0
+# The longest that a tick waits for a manager to fetch the map.
+RENEWAL_S = 10.0
+
+
+@dataclass(slots=True)
+class Renewal:
+    """What the managers of one client have yet to do after it has loaded an episode.
+
+    Attributes:
+        before: number of the episode before, to be told once; None when it has been, or nothing is to be renewed.
+        due: how many managers have not fetched the map.
+        until_s: when nobody waits for them any more.
+    """
+
+    before: int | None = None
+    due: int = 0
+    until_s: float = 0.0
+
+    def begin(self, before: int, managers: int, now_s: float) -> None:
+        """The client has loaded an episode."""
+        self.before = before if managers else None
+        self.due = managers
+        self.until_s = now_s + RENEWAL_S
+
+    def tell(self, now: int) -> int:
+        """The number of the episode that the client is to be told."""
+        before, self.before = self.before, None
+        return now if before is None else before
+
+    def fetched(self) -> None:
+        """A manager has fetched the map, or has gone."""
+        self.due = max(0, self.due - 1)
+
+    def wait_s(self, now_s: float) -> float:
+        """How long a tick should still wait."""
+        return max(0.0, self.until_s - now_s) if self.due else 0.0
 
 
 @dataclass(slots=True)

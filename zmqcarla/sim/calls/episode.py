@@ -26,7 +26,7 @@ def available_maps(session: Session) -> list[str]:
 def episode_info(session: Session) -> list[Any]:
     """Episode id and the token of the world-observer stream."""
     simulation = session.simulation
-    return [simulation.world.episode_id, [simulation.streams.token(wire.OBSERVER_STREAM_ID)]]
+    return [session.renewal.tell(simulation.world.episode_id), [simulation.streams.token(wire.OBSERVER_STREAM_ID)]]
 
 
 def sensor_token(session: Session, stream_id: int) -> list[bytes]:
@@ -78,10 +78,12 @@ def tick(session: Session) -> int:
 
 def load_episode(session: Session, name: str, reset_settings: bool, layers: int) -> None:
     """Start a new episode, without what belongs to missing map layers."""
+    before = session.simulation.world.episode_id
     try:
         session.simulation.load(name, reset_settings)
     except MapError as error:
         raise SimError(str(error)) from error
+    session.renewal.begin(before, len(session.traffic_manager_ports), time.monotonic())
     unload_layers(session, ~layers)
 
 

@@ -15,6 +15,8 @@ def required_files(session: Session, folder: str) -> list[str]:
     has a call of its own.
     """
     road_map = session.simulation.world.road_map
+    if folder == "TM":
+        session.renewal.fetched()
     if folder.strip("/").rsplit("/", 1)[-1] != "Nav" or walkable_bounds_m(road_map) is None:
         return []
     return [FOLDER + mesh_name(road_map)]

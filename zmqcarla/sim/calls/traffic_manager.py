@@ -31,6 +31,7 @@ def forget(session: Session, port: int) -> None:
     """A Traffic Manager has shut down."""
     session.simulation.traffic_managers.pop(port, None)
     session.traffic_manager_ports.discard(port)
+    session.renewal.fetched()
 
 
 TRAFFIC_MANAGER_CALLS = {

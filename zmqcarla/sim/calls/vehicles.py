@@ -24,7 +24,7 @@ def _at(vehicle: Vehicle) -> int:
 
 
 def apply_control(session: Session, actor_id: int, control: list[Any]) -> None:
-    """Set a vehicle's pedals and wheel; out of range is clipped, what is not a number becomes 0."""
+    """Set a vehicle's pedals and wheel, clipped to their ranges as by Unreal; see `_clip`."""
     vehicle = _vehicle(session, actor_id)
     vehicle.ackermann = None
     throttle, steer, brake, hand_brake, reverse, manual, gear = control
@@ -48,7 +48,13 @@ def apply_control(session: Session, actor_id: int, control: list[Any]) -> None:
 
 
 def _clip(number: float, low: float) -> float:
-    return max(low, min(float(number), 1.0)) if math.isfinite(number) else 0.0
+    """Unreal's comparisons, by which what is not a number comes out as the upper limit.
+
+    It matters: to a vehicle that is to stand, at a target speed of 0, a Traffic Manager sends "not a number" as brake.
+    """
+    if number < low:
+        return low
+    return float(number) if number < 1.0 else 1.0
 
 
 def apply_ackermann(session: Session, actor_id: int, control: list[float]) -> None:
