@@ -309,6 +309,7 @@ def test_standing_before_a_scenarios_obstacle_is_no_blockage() -> None:
 def test_the_score_is_completion_times_the_penalties() -> None:
     hits = {20: (7, "walker.pedestrian.0001"), 60: (0, "static.wall"), 100: (8, "vehicle.audi.tt")}
     score = Score([Collisions(), VehicleBlocked(60.0)])
+    score.watch(drive())
     score.update(hit_at(drive(), hits), completion_percent=80.0)
     assert score.fresh == {Kind.COLLISION_PEDESTRIAN, Kind.COLLISION_LAYOUT, Kind.COLLISION_VEHICLE}
     assert score.value == pytest.approx(80.0 * 0.5 * 0.65 * 0.6)
@@ -343,6 +344,7 @@ def test_the_status_says_how_it_ended() -> None:
     )
     perfect.update(drive(), completion_percent=100.0)
     assert perfect.status() == "Perfect"
+    blocked.watch(stand(60.0))
     blocked.update(stand(60.0), completion_percent=12.0)
     assert blocked.status() == "Partial - Failed - Agent got blocked"
     assert blocked.value_name == "partial_score"
@@ -351,7 +353,9 @@ def test_the_status_says_how_it_ended() -> None:
 
 def test_the_end_is_judged_once() -> None:
     score = Score([MinimumSpeed(200.0)])
-    score.update([replace(tick, traffic_mps=16.0) for tick in drive(until_m=200.0)], completion_percent=100.0)
+    ticks = [replace(tick, traffic_mps=16.0) for tick in drive(until_m=200.0)]
+    score.watch(ticks)
+    score.update(ticks, completion_percent=100.0)
     before = len(score.infractions)
     score.finish()
     score.finish()

@@ -125,6 +125,7 @@ def our_score(server: Server, written: list[dict[str, Any]]) -> dict[str, Any]:
             traffic_mps=each["traffic_mps"],
             hits=tuple(Hit(*hit) for hit in each["hits"]),
         )
+        score.watch([tick])
         score.update([tick], tracker.update(x_m, y_m, each["yaw_deg"]).completion_percent)
     score.finish()
     return score.summary(route.length_m)

@@ -369,6 +369,7 @@ class Episode:
         x_m, y_m, _ = self._ego.position_m
         # While the server still renders.
         route = self._tracker.update(x_m, y_m, self._ego.rotation_deg[2])
+        self.score.watch(ticks)
         readings, felt = self.sensors.read(frame, self._config.timeout)
         self.read_ns = time.monotonic_ns()
         hits = [

@@ -65,6 +65,8 @@ class Score:
 
     def __init__(self, criteria: Sequence[Criterion], skipped: Sequence[str] = ()) -> None:
         self._criteria = criteria
+        self._watching = [each for each in criteria if not each.reads_hits]
+        self._feeling = [each for each in criteria if each.reads_hits]
         self._last: Tick | None = None
         self._finished = False
         self.completion_percent = 0.0
@@ -90,11 +92,17 @@ class Score:
         self._gather()
         self.completion_percent, self.fresh = state["completion_percent"], state["fresh"]
 
+    def watch(self, ticks: Iterable[Tick]) -> None:
+        """Judge the ticks of one step by all but what was struck; `update` follows, which counts."""
+        for tick in ticks:
+            for criterion in self._watching:
+                criterion.update(tick)
+
     def update(self, ticks: Iterable[Tick], completion_percent: float) -> None:
-        """Take the ticks of one step."""
+        """Take the ticks of one step, with what was struck in them."""
         for tick in ticks:
             self._last = tick
-            for criterion in self._criteria:
+            for criterion in self._feeling:
                 criterion.update(tick)
         self.completion_percent = completion_percent
         self._gather()

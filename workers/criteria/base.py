@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 Vector = tuple[float, float, float]
 
@@ -135,9 +135,11 @@ class Criterion(ABC):
     """One rule, for one episode.
 
     Attributes:
+        reads_hits: whether it reads `Tick.hits`, which are known only when the sensors have been read.
         infractions: what was counted so far, in order.
     """
 
+    reads_hits: ClassVar[bool] = False
     infractions: list[Infraction] = field(default_factory=list, init=False)
 
     def get_state(self) -> dict[str, Any]:

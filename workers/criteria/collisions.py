@@ -20,6 +20,7 @@ _STANDING_MPS: Final = 0.1
 class Collisions(Criterion):
     """Counts collisions by what was hit: walkers, vehicles, or anything else."""
 
+    reads_hits = True
     _actor: tuple[int, float] | None = field(default=None, init=False)
     _place_m: Vector | None = field(default=None, init=False)
 
