@@ -82,7 +82,8 @@ def test_an_agent_that_fails_ends_with_all_that_it_started(mode: str, said: str,
         control(process)
     assert raised.value.status == "Agent crashed"
     if notes.exists():
-        assert all(is_gone(pid) for pid in json.loads(notes.read_text()))
+        pids = json.loads(notes.read_text())
+        wait_until(lambda: all(is_gone(pid) for pid in pids), "the end of the agent and its child", TIMEOUT_S)
     with pytest.raises(AgentError, match="expected a living agent"):
         control(process)
     process.close()

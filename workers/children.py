@@ -144,6 +144,7 @@ class Children:
         """Ask the guard to end the server, or kill both."""
         if self._server is None:
             return [lifecycle.ServerExited(0)]
+        self._server_settled = True  # one that comes up after all is not announced
         if force:
             self._server.kill()
         else:

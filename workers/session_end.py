@@ -24,7 +24,7 @@ def living(session: int) -> list[int]:
 def kill(session: int) -> list[int]:
     """Send SIGKILL to every process of a session; returns those that have not ended yet, to be asked again."""
     for pid in living(session):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's, by a setuid program
             os.kill(pid, signal.SIGKILL)
     return living(session)
 
@@ -36,6 +36,8 @@ def _lives_in(pid: int, session: int) -> bool:
         ended = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
+    except OSError:  # no file left to look closer with
+        return True
     try:
         look = select.poll()
         look.register(ended, select.POLLIN)

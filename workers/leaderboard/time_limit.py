@@ -34,8 +34,11 @@ def time_limit(limit_s: float, what: str) -> Generator[None]:
         yield
         return
 
+    runs = True
+
     def interrupt(number: int, frame: Any) -> None:
-        raise TookTooLongError(f"{what} took longer than {limit_s:g} s")
+        if runs:
+            raise TookTooLongError(f"{what} took longer than {limit_s:g} s")
 
     began_s = time.monotonic()
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -43,6 +46,7 @@ def time_limit(limit_s: float, what: str) -> Generator[None]:
     try:
         yield
     finally:
+        runs = False  # first: a signal that comes while this tidies up must not leave the timer running
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         if left_s:  # somebody else's timer goes on

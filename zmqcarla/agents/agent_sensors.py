@@ -137,6 +137,8 @@ def _check(manner: Manner) -> None:
         missing = [key for key in _CHOSEN[kind] if not isinstance(sensor.get(key), (int, float))]
         if missing:
             raise _refused(f"numbers as {', '.join(missing)} of the {kind} {name}", repr(sensor))
+        if kind == MAP and not 0.0 < sensor["reading_frequency"] < np.inf:
+            raise _refused(f"a reading_frequency above 0 of {name}", repr(sensor))
         if np.linalg.norm([float(sensor.get(key, 0.0)) for key in _PLACE]) > farthest_m:
             raise _refused(f"{name} within {farthest_m:g} m of the vehicle's origin", repr(sensor))
         ids.add(name)

@@ -87,6 +87,7 @@ class Crew:
         self._address = ""
         self._town: str | None = None
         self._settings: dict[str, Any] = {}
+        self._wanted: dict[str, Any] = {}
         self._lanes: list[NDArray[np.float64]] = []
         self._fruitless = 0
         self._now: tuple[Job, Drive, float] | None = None
@@ -207,9 +208,10 @@ class Crew:
             try:
                 seed = work.seed + job.index
                 return drive_route(self._env, seed, job.route_id, work.new_driver, drive, self._stopped.is_set)
-            except OtherSensorsError:
+            except OtherSensorsError as other:
                 if last:
                     raise
+                self._wanted = {"sensors": other.wanted}
 
     def _lost(self, job: Job, reason: str, started: float) -> None:
         """Have the route tried again, or give it up when it was tried often enough."""
@@ -245,7 +247,7 @@ class Crew:
     def _enter(self, town: str) -> None:
         """Have an env in that town, with the settings of now."""
         work = self._work
-        settings = work.env_kwargs(town)
+        settings = {**work.env_kwargs(town), **self._wanted}
         if self._env is not None and self._town == town and self._settings == settings:
             return
         self._leave()

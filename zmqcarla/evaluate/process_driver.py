@@ -1,13 +1,14 @@
 """Drives with an agent of the Leaderboard that lives in a process of its own, a fresh one for each route.
 
 Which sensors such an agent wants is known only when it is set up, and that needs a plan and a world. So the first env
-of an evaluation has no sensors: the first agent is asked there and ended, and the route begins anew in an env that has
-what it asked for.
+of each crew has no sensors: the first agent is asked there and ended, and the route begins anew in an env that has what
+it asked for.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,15 @@ _TICK_S: Final = 0.05
 
 
 class OtherSensorsError(DriverError):
-    """The agent wants other sensors than the env has; the next env will have them."""
+    """The agent wants other sensors than the env has.
+
+    Attributes:
+        wanted: the env's setting `sensors` that gives it what it wants.
+    """
+
+    def __init__(self, wanted: Sequence[Any]) -> None:
+        super().__init__("expected the same sensors on each route, found others again", SENSORS_INVALID)
+        self.wanted = wanted
 
 
 def _no_sensors() -> dict[str, Any]:
@@ -43,7 +52,7 @@ class ProcessAgents:
         folders: put on its path.
         logs: folder for what the agents print.
         timeout_s: longest time for a set-up and for a step.
-        settings: keywords of the env; its sensors are those that an agent asked for last.
+        settings: keywords of the first env of each crew; the sensors are asked for in it.
     """
 
     file: Path
@@ -93,8 +102,7 @@ class ProcessDriver:
         except AgentError as error:
             raise DriverError(str(error), error.status) from error
         if wanted != briefing["sensors"]:
-            agents.settings["sensors"] = wanted
-            raise OtherSensorsError("expected the same sensors on each route, found others again", SENSORS_INVALID)
+            raise OtherSensorsError(wanted)
         self._frame = int(briefing["frame"])
         self._input_data = InputData(manner, lambda: str(env.call("open_drive")[0]))
 

@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader()
         self._held: Request | None = None
         self._put_off: Request | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._choked = False
         self._after_batch = False
         self.session = Session(server.simulation)
@@ -112,7 +113,7 @@ class Connection(asyncio.Protocol):
         wait_s = self.session.renewal.wait_s(time.monotonic())
         if wait_s > 0.0 and self._put_off is None:
             self._put_off = request
-            asyncio.get_running_loop().call_later(wait_s, self._wait_no_more)
+            self._patience = asyncio.get_running_loop().call_later(wait_s, self._wait_no_more)
             return True
         return False
 
@@ -126,8 +127,14 @@ class Connection(asyncio.Protocol):
         request = self._put_off
         if request is None or self.session.renewal.wait_s(time.monotonic()) > 0.0 or self._transport.is_closing():
             return
-        self._put_off = None
+        self._forget_put_off()
         self._answer(request, ticks=True)
+
+    def _forget_put_off(self) -> None:
+        self._put_off = None
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _answer(self, request: Request, ticks: bool) -> None:
         if ticks and self.session.simulation.world.settings.synchronous:
@@ -160,6 +167,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._held = None
+        self._forget_put_off()
         self._server.connections.discard(self)
         self._server.departed(self.session)
 
